@@ -1,0 +1,38 @@
+"""Merging Feed-Forward Sublayers for Compressed Transformers: select, align, merge, tie, heal.
+
+    import ffmerge
+
+    features = ffmerge.collect_features(model, batches, tokens=10_000)
+    small = ffmerge.merge(model, {"decoder": (22, 34)}, features, method="permute")
+    ffmerge.save(small, path)
+
+Names are loaded on first use, so that reading the configuration does not import torch.
+"""
+
+from importlib import import_module
+
+_FACE = {
+    "find_stacks": "sublayers",
+    "collect_features": "activations",
+    "collect_outputs": "activations",
+    "correlate": "alignment",
+    "align": "alignment",
+    "merge": "merging",
+    "count_parameters": "merging",
+    "drop_layers": "pruning",
+    "cka": "similarity",
+    "save": "checkpoints",
+    "load": "checkpoints",
+}
+
+__all__ = sorted(_FACE)
+
+
+def __getattr__(name: str):
+    if name in _FACE:
+        return getattr(import_module(f"ffmerge.{_FACE[name]}"), name)
+    raise AttributeError(f"module 'ffmerge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,171 @@
+"""Neuron alignment: the correlation of two sublayers' features and the permutation that
+maximizes it (paper, Section 3.2).
+
+A permutation p is an int64 vector: neuron p[i] of the other sublayer takes place i, beside
+neuron i of the anchor. So `x_other[:, p]` matches `x_anchor`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ffmerge.selection import Anchor, Window, find_anchor
+
+Pairs = dict[str, Tensor]  # "decoder.3.7": the permutation that aligns sublayer 7 to sublayer 3
+
+
+class RunningCorrelation:
+    """The cross-correlation C of two sublayers' features, chunk by chunk (Eq. 1).
+
+    Products of float32 chunks are summed in float64, around the first chunk's mean, so that large
+    means cost no precision.
+
+    Invariant: whatever the chunks, `value()` is what `numpy.corrcoef` gives for all rows at once.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Add rows: x (n, d_x) of the anchor, y (n, d_y) of the other sublayer."""
+        if len(x) != len(y):
+            raise ValueError(f"x has {len(x)} tokens and y {len(y)}; valid is the same number")
+        if self.n == 0:
+            self.shift_x, self.shift_y = x.float().mean(0), y.float().mean(0)
+            self.sum_x = torch.zeros(x.shape[1], dtype=torch.float64)
+            self.sum_y = torch.zeros(y.shape[1], dtype=torch.float64)
+            self.sum_xx, self.sum_yy = torch.zeros_like(self.sum_x), torch.zeros_like(self.sum_y)
+            self.sum_xy = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+        x, y = x.float() - self.shift_x, y.float() - self.shift_y
+        self.n += len(x)
+        self.sum_x += x.sum(0, dtype=torch.float64)
+        self.sum_y += y.sum(0, dtype=torch.float64)
+        self.sum_xx += x.square().sum(0, dtype=torch.float64)
+        self.sum_yy += y.square().sum(0, dtype=torch.float64)
+        self.sum_xy += (x.T @ y).double()
+
+    def value(self) -> Tensor:
+        """C: (d_x, d_y) float64 in [-1, 1]; a dead (constant) neuron correlates 0, never NaN."""
+        if self.n < 2:
+            raise ValueError(f"features hold {self.n} tokens; valid are two or more")
+        covariance = self.sum_xy - torch.outer(self.sum_x, self.sum_y) / self.n
+        norm_x = _centered_norm(self.sum_x, self.sum_xx, self.n)
+        norm_y = _centered_norm(self.sum_y, self.sum_yy, self.n)
+        scale = torch.outer(norm_x, norm_y)
+        return torch.where(scale > 0, covariance / scale, 0.0).clamp(-1, 1)
+
+
+def correlate(x_anchor: Tensor, x_other: Tensor, chunk: int = 4096) -> Tensor:
+    """Correlation of every neuron of the anchor with every neuron of another sublayer (Eq. 1).
+
+    Args:
+        x_anchor, x_other: features, (n_tokens, d_ff) each, the same tokens in the same order.
+        chunk: rows per float32 matrix product.
+
+    Returns:
+        C: (d_ff, d_ff) float64; C[i, j] is neuron i of the anchor against neuron j of the other.
+
+    Raises:
+        ValueError: fewer than two tokens, another number of tokens, NaN or infinite features.
+    """
+    for name, x in (("x_anchor", x_anchor), ("x_other", x_other)):
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{name} holds NaN or infinite values; valid are finite numbers")
+    running = RunningCorrelation()
+    for x, y in zip(x_anchor.split(chunk), x_other.split(chunk), strict=True):
+        running.update(x, y)
+    return running.value()
+
+
+def solve_assignment(C: Tensor) -> Tensor:
+    """The permutation with the largest total correlation, the sum of C[i, p[i]] (Eq. 2).
+
+    scipy's Jonker-Volgenant solver, as in the paper (Crouse, 2016): exact, O(d_ff³).
+
+    Args:
+        C: (d_ff, d_ff) correlation.
+
+    Returns:
+        p: (d_ff,) int64.
+
+    Raises:
+        ValueError: C is not square: the two sublayers differ in d_ff.
+    """
+    if C.ndim != 2 or C.shape[0] != C.shape[1]:
+        raise ValueError(
+            f"correlation has shape {tuple(C.shape)}; valid is (d_ff, d_ff): sublayers that "
+            "are aligned must be of one width"
+        )
+    _, columns = linear_sum_assignment(C.numpy(), maximize=True)
+    return torch.from_numpy(columns.astype(np.int64))
+
+
+def align(x_anchor: Tensor, x_other: Tensor) -> Tensor:
+    """The permutation of another sublayer's neurons that best matches the anchor's (Section 3.2).
+
+    Args:
+        x_anchor, x_other: features, (n_tokens, d_ff) each.
+
+    Returns:
+        p: (d_ff,) int64; `x_other[:, p]` matches `x_anchor`.
+
+    Invariant: a planted permutation of the anchor's own neurons is recovered exactly.
+    """
+    return solve_assignment(correlate(x_anchor, x_other))
+
+
+def invert(p: Tensor) -> Tensor:
+    """The permutation that undoes p: aligning the anchor to the other instead."""
+    return torch.argsort(p)
+
+
+def pair_name(stack: str, anchor: int, other: int) -> str:
+    """How the permutation of a pair of sublayers is called in the file of all pairs."""
+    return f"{stack}.{anchor}.{other}"
+
+
+def save_pairs(pairs: Pairs, path: Path) -> None:
+    """Write the permutations of all pairs, 32 bits a neuron."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: p.to(torch.int32) for name, p in sorted(pairs.items())}, path)
+
+
+def load_pairs(path: Path) -> Pairs:
+    """Read the permutations of all pairs as int64 vectors."""
+    return {name: p.long() for name, p in load_file(path).items()}
+
+
+def select_permutations(
+    pairs: Pairs, stack: str, window: Window, anchor: Anchor
+) -> dict[int, Tensor]:
+    """The permutations that align a window to its anchor.
+
+    A pair that is known the other way round is inverted: it is the same assignment problem.
+
+    Raises:
+        ValueError: a pair of the window has no permutation.
+    """
+    a = find_anchor(window, anchor)
+    permutations = {}
+    for i in range(window[0], window[1] + 1):
+        if pair_name(stack, a, i) in pairs:
+            permutations[i] = pairs[pair_name(stack, a, i)]
+        elif pair_name(stack, i, a) in pairs:
+            permutations[i] = invert(pairs[pair_name(stack, i, a)])
+        elif i != a:
+            raise ValueError(
+                f"the pair of sublayers {a} and {i} of the {stack} has no permutation; valid are "
+                "pairs inside the windows that params.yaml's `removed` makes"
+            )
+    return permutations
+
+
+def _centered_norm(total: Tensor, total_of_squares: Tensor, n: int) -> Tensor:
+    """Square root of a neuron's centred sum of squares; exactly 0 for a dead neuron."""
+    centered = total_of_squares - total.square() / n
+    rounding = 1e-12 * total_of_squares  # of a constant neuron, the shift leaves only this
+    return torch.where(centered > rounding, centered, 0.0).sqrt()

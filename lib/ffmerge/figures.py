@@ -1,0 +1,238 @@
+"""Every figure of the paper, from results.csv and its kin; one style, one colour per method.
+
+Each function draws one idea on the axes that it is given, from tidy data. Nothing is computed here
+but means and spreads, and no number is typed.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers differ as well.
+COLORS = {"base": "#555555", "permute": "#0072B2", "vanilla": "#D55E00", "drop": "#009E73"}
+MARKERS = {"base": "D", "permute": "o", "vanilla": "s", "drop": "^"}
+LABELS = {"accuracy": "accuracy (%)"}  # metrics with a unit
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "ffmerge",
+    "svg.fonttype": "none",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "savefig.bbox": "tight",
+}
+
+
+def use_style() -> None:
+    """Set the one style for everything that is drawn from now on."""
+    plt.rcParams.update(STYLE)
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as SVG and PNG, byte for byte the same for the same data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+
+
+def label_metric(metric: str) -> str:
+    """A metric's name with its unit, for an axis or a column."""
+    return LABELS.get(metric, metric)
+
+
+def summarise(results: pd.DataFrame, phase: str = "tuned") -> pd.DataFrame:
+    """Mean, standard deviation and number of seeds of every variant in one phase.
+
+    Args:
+        results: results.csv, one metric.
+        phase: "base", "merged" or "tuned".
+
+    Returns:
+        One row per variant, indexed by it: mean, std (0 for one seed), seeds, and its labels.
+    """
+    part = results[results.phase == phase]
+    grouped = part.groupby("variant", sort=False)
+    table = grouped.value.agg(["mean", "std", "count"]).rename(columns={"count": "seeds"})
+    table["std"] = table["std"].fillna(0.0)
+    return table.join(grouped[["method", "removed", "window", "parameter_ratio"]].first())
+
+
+def draw_baseline(ax: Axes, value: float, label: str = "uncompressed") -> None:
+    """The uncompressed model: a dashed line across, labelled directly."""
+    ax.axhline(value, color=COLORS["base"], ls="--", lw=1.2, zorder=1)
+    ax.annotate(
+        f"{label} {value:.1f}",
+        (1, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=COLORS["base"],
+    )
+
+
+def draw_removed(
+    ax: Axes, table: pd.DataFrame, baseline: float, least: float | None = None
+) -> None:
+    """Figure 2: the metric against FF sublayers removed, vanilla and permute.
+
+    Args:
+        table: one row per variant: method, removed, mean, std.
+        baseline: the uncompressed model's value.
+        least: lower end of the y axis.
+    """
+    for method in ("vanilla", "permute"):
+        part = table[table.method == method].astype({"removed": int}).sort_values("removed")
+        if part.empty:
+            continue
+        x, y = [0, *part.removed], [baseline, *part["mean"]]
+        error = [0, *part["std"]]
+        _draw_line(ax, x, y, error, method)
+        up = method == "permute"
+        ax.annotate(
+            method,
+            (x[-1], y[-1]),
+            xytext=(-6, 9 if up else -12),
+            textcoords="offset points",
+            ha="right",
+            color=COLORS[method],
+            fontsize=9,
+            fontweight="bold",
+        )
+    draw_baseline(ax, baseline)
+    ax.set_xlabel("FF sublayers removed")
+    ax.set_xticks(sorted({0, *table[table.method == "permute"].removed.astype(int)}))
+    if least is not None:
+        ax.set_ylim(bottom=least)
+
+
+def draw_reduction(ax: Axes, table: pd.DataFrame, baseline: float) -> None:
+    """Figure 3: merging (permute) against dropping layers, over parameter reduction.
+
+    Args:
+        table: one row per variant: method, removed, parameter_ratio, mean, std.
+        baseline: the uncompressed model's value.
+    """
+    for method, unit, name in (("permute", " FFs", "merge (permute)"), ("drop", "", "drop layers")):
+        part = table[table.method == method].sort_values("parameter_ratio", ascending=False)
+        if part.empty:
+            continue
+        x = 100 * (1 - part.parameter_ratio)
+        _draw_line(ax, x, part["mean"], part["std"], method, name)
+        for xi, yi, removed in zip(x, part["mean"], part.removed, strict=True):
+            ax.annotate(
+                f"{removed}{unit}".replace("L", " layers"),
+                (xi, yi),
+                xytext=(0, 9 if method == "permute" else -14),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=COLORS[method],
+            )
+    ax.legend(loc="lower left")
+    draw_baseline(ax, baseline)
+    ax.set_xlabel("parameters removed (%)")
+    ax.margins(x=0.15, y=0.25)
+
+
+def draw_windows(ax: Axes, windows: pd.DataFrame, baseline: float, metric: str) -> None:
+    """Figure 4: the score of every window before tuning.
+
+    Args:
+        windows: windows.csv of one model and count: method, window, the metric.
+        baseline: the uncompressed model's value on the same data.
+        metric: the name of the metric's column.
+    """
+    for method in ("vanilla", "permute"):
+        part = windows[windows.method == method]
+        ax.plot(
+            range(len(part)),
+            part[metric],
+            marker=MARKERS[method],
+            ls="-" if len(part) > 1 else "",
+            color=COLORS[method],
+            label=method,
+            ms=5,
+            lw=1.5,
+        )
+        ax.set_xticks(range(len(part)), part.window, rotation=45 if len(part) > 6 else 0)
+    draw_baseline(ax, baseline)
+    ax.set_xlabel("merged window (first-last layer)")
+
+
+def draw_cka(ax: Axes, cka: pd.DataFrame, title: str, colorbar: bool = True) -> None:
+    """Figures 5 and 6: CKA between all pairs of sublayers.
+
+    Args:
+        cka: rows of cka.csv of one kind: a, b ("encoder 3"), cka.
+        title: what is compared.
+        colorbar: draw the scale beside it.
+    """
+    order = list(dict.fromkeys(cka.a))
+    wide = cka.pivot(index="a", columns="b", values="cka").loc[order, order]
+    labels = [name.split()[-1] for name in order]
+    sns.heatmap(
+        wide,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        square=True,
+        ax=ax,
+        cbar=colorbar,
+        cbar_kws={"label": "CKA", "shrink": 0.8},
+        xticklabels=labels,
+        yticklabels=labels,
+    )
+    ax.tick_params(length=0, rotation=0)
+    ax.set(title=title, xlabel="layer", ylabel="layer")
+    ax.grid(False)
+
+
+def draw_curves(ax: Axes, curves: pd.DataFrame, metric: str, baseline: float) -> None:
+    """Learning curves of recovery fine-tuning: mean over seeds, the band is one deviation.
+
+    Args:
+        curves: variant, method, seed, step and the metric on validation data.
+        metric: the name of the metric's column.
+        baseline: the untouched base model's value on the same data.
+    """
+    for method, part in curves.dropna(subset=metric).groupby("method", sort=False):
+        by_step = part.groupby("step")[metric].agg(["mean", "std"]).fillna(0)
+        ax.plot(
+            by_step.index,
+            by_step["mean"],
+            color=COLORS[method],
+            marker=MARKERS[method],
+            ms=4,
+            lw=1.5,
+            label=method,
+        )
+        low, high = by_step["mean"] - by_step["std"], by_step["mean"] + by_step["std"]
+        ax.fill_between(by_step.index, low, high, color=COLORS[method], alpha=0.15, lw=0)
+    draw_baseline(ax, baseline)
+    ax.set_xlabel("fine-tuning step")
+
+
+def _draw_line(ax: Axes, x, y, error, method: str, name: str | None = None) -> None:
+    x, y, error = (np.asarray(values, float) for values in (x, y, error))
+    ax.plot(x, y, color=COLORS[method], marker=MARKERS[method], ms=5, lw=1.8, label=name or method)
+    ax.errorbar(x, y, yerr=error, fmt="none", color=COLORS[method], capsize=3, lw=1.2)

@@ -1,0 +1,156 @@
+"""Recovery fine-tuning (paper, Sections 3.4 and 4, Appendix C) on transformers' Trainer."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_model, save_model
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    get_cosine_schedule_with_warmup,
+    get_inverse_sqrt_schedule,
+    get_polynomial_decay_schedule_with_warmup,
+)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ffmerge.activations import Batch
+from ffmerge.config import Training
+from ffmerge.tasks import Task
+
+
+WEIGHTS = "model.safetensors"
+
+
+def finetune(
+    model: PreTrainedModel,
+    task: Task,
+    training: Training,
+    validation: list[Batch],
+    seed: int,
+    folder: Path,
+    resume: bool = False,
+) -> pd.DataFrame:
+    """Train a model in place, and keep the state that scores best on validation data.
+
+    Args:
+        model: merged, pruned, untouched or untrained; shared sublayers stay shared.
+        task: its data, collation and metric.
+        training: the recipe.
+        validation: the batches that select the best state.
+        seed: of the order of the data and of dropout.
+        folder: for Trainer's checkpoints.
+        resume: go on from the last checkpoint in `folder`.
+
+    Returns:
+        The learning curve: step, loss (mean since the row before), learning_rate, and the task's
+        metric on the validation batches; step 0 is before any training.
+    """
+    on_gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=training.steps,
+        per_device_train_batch_size=training.batch_size,
+        max_grad_norm=training.maximum_gradient_norm,
+        bf16=training.precision == "bfloat16",
+        fp16=training.precision == "float16",
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        eval_strategy="steps",
+        eval_steps=training.evaluate_every,
+        eval_on_start=not resume,
+        logging_steps=min(training.evaluate_every, max(1, training.steps // 20)),
+        save_steps=training.evaluate_every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=task.metric,
+        greater_is_better=task.higher_is_better,
+        seed=seed,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    optimizer = AdamW(
+        model.parameters(),
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=task.dataset("train"),
+        eval_dataset=validation,
+        data_collator=task.collate,
+        optimizers=(optimizer, make_schedule(optimizer, training)),
+    )
+    trainer.task = task
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Bar)
+    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # back to its own precision
+    return _learning_curve(trainer.state.log_history, task.metric)
+
+
+def make_schedule(optimizer: AdamW, training: Training) -> LRScheduler:
+    """The learning rate over the steps: linear to a floor (ViT), inverse_sqrt (text), or cosine."""
+    if training.schedule == "linear":
+        return get_polynomial_decay_schedule_with_warmup(
+            optimizer,
+            training.warmup_steps,
+            training.decay_steps or training.steps,
+            lr_end=training.minimum_learning_rate,
+            power=1.0,
+        )
+    if training.schedule == "cosine":
+        return get_cosine_schedule_with_warmup(optimizer, training.warmup_steps, training.steps)
+    return get_inverse_sqrt_schedule(optimizer, training.warmup_steps)
+
+
+class _Trainer(Trainer):
+    """Trainer that selects by the task's own metric, and whose checkpoints hold what is shared once.
+
+    Its own way of saving renames the weights of refactored models (ViT) to their old names, and
+    its own way of loading then finds none of them and only warns; safetensors' pair is strict.
+    """
+
+    task: Task
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_model(self.model, Path(output_dir) / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
+
+    def _load_best_model(self) -> None:
+        load_model(self.model, Path(self.state.best_model_checkpoint) / WEIGHTS)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict:
+        score = self.task.evaluate(self.model, self.eval_dataset)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in score.values.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+class _Bar(ProgressCallback):
+    """Trainer's progress bar without its log lines: the learning curve is the log."""
+
+    def on_log(self, *args, **kwargs) -> None:
+        pass
+
+
+def _learning_curve(history: list[dict], metric: str) -> pd.DataFrame:
+    rows: dict[int, dict] = {}
+    for entry in history:
+        row = rows.setdefault(entry["step"], {"step": entry["step"]})
+        renamed = {"loss": "loss", "learning_rate": "learning_rate", f"eval_{metric}": metric}
+        row |= {name: entry[key] for key, name in renamed.items() if key in entry}
+    columns = ["step", "loss", "learning_rate", metric]
+    return pd.DataFrame(rows.values(), columns=columns).sort_values("step", ignore_index=True)

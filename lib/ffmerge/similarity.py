@@ -1,0 +1,43 @@
+"""How alike two sublayers' outputs are: linear CKA (paper, Section 5.6; Kornblith et al., 2019)."""
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+
+def cka(x: Tensor, y: Tensor) -> float:
+    """Linear centered kernel alignment of two sets of outputs.
+
+    ||Yᵀ X||² / (||Xᵀ X|| ||Yᵀ Y||) with centred columns and Frobenius norms.
+
+    Args:
+        x, y: (n_tokens, d) each, the same tokens in the same order; widths may differ.
+
+    Returns:
+        A number in [0, 1]; 0 where x or y is constant.
+
+    Invariant: unchanged by rotating, scaling or shifting x or y.
+    """
+    return float(cka_matrix([x, y], progress=False)[0, 1])
+
+
+def cka_matrix(outputs: list[Tensor], progress: bool = True) -> Tensor:
+    """Linear CKA of all pairs.
+
+    Args:
+        outputs: (n_tokens, d) each.
+
+    Returns:
+        (len(outputs), len(outputs)) float64, symmetric, with a diagonal of ones.
+    """
+    centered = [x.double() - x.double().mean(0) for x in outputs]
+    norms = [torch.linalg.matrix_norm(x.T @ x) for x in centered]
+    matrix = torch.eye(len(outputs), dtype=torch.float64)
+    bar = tqdm(range(len(outputs)), desc="CKA", unit="row", mininterval=1, disable=not progress)
+    for i in bar:
+        for j in range(i):
+            scale = norms[i] * norms[j]
+            if scale > 0:
+                matrix[i, j] = torch.linalg.matrix_norm(centered[j].T @ centered[i]) ** 2 / scale
+            matrix[j, i] = matrix[i, j]
+    return matrix

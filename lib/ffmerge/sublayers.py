@@ -1,0 +1,232 @@
+"""Where the feed-forward (FF) sublayers of any transformer are (paper, Section 3.1).
+
+The only file that knows architectures, and it knows them by shape, not by name. In every
+layer the projections outside the attention modules are the FF sublayer: the last one is W_out,
+the others read the residual stream. So a new model of the usual kind needs no entry anywhere.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+PROJECTIONS = (nn.Linear, Conv1D)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one FF sublayer, always in the paper's layout (Section 3.3, Appendix A).
+
+    Attributes:
+        W_in: (d_ff, d_model).
+        W_out: (d_model, d_ff).
+        W_gate: (d_ff, d_model), the activated half of a gated FF; None in a plain one.
+        b_in, b_gate: (d_ff,), or None where the model has no biases.
+        b_out: (d_model,), or None.
+    """
+
+    W_in: Tensor
+    W_out: Tensor
+    W_gate: Tensor | None = None
+    b_in: Tensor | None = None
+    b_gate: Tensor | None = None
+    b_out: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """A view of the FF sublayer of one layer: its projections, whatever they are called.
+
+    Attributes:
+        layer: the transformer layer that the sublayer belongs to.
+        names: projection ("W_in", "W_gate" if gated, "W_out") to module name inside `layer`.
+    """
+
+    layer: nn.Module
+    names: dict[str, str]
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the features are a component-wise product (SwiGLU and its kin, Eq. 7)."""
+        return "W_gate" in self.names
+
+    @property
+    def d_ff(self) -> int:
+        """Number of neurons, the feed-forward dimension."""
+        return _shape(self.module("W_in"))[0]
+
+    def module(self, projection: str) -> nn.Module:
+        """The module of "W_in", "W_gate" or "W_out"."""
+        return self.layer.get_submodule(self.names[projection])
+
+    def read(self) -> Weights:
+        """Copy the weights out, in the paper's layout, whatever the module's own (Linear, Conv1D).
+
+        Invariant: `write(read())` changes nothing.
+        """
+        values = {}
+        for projection, suffix in (("W_in", "in"), ("W_gate", "gate"), ("W_out", "out")):
+            if projection in self.names:
+                module = self.module(projection)
+                weight = module.weight.detach()
+                values[projection] = (weight.T if isinstance(module, Conv1D) else weight).clone()
+                if module.bias is not None:
+                    values[f"b_{suffix}"] = module.bias.detach().clone()
+        return Weights(**values)
+
+    @torch.no_grad()
+    def write(self, weights: Weights) -> None:
+        """Copy `weights` (shapes as in `Weights`) into the modules, in place."""
+        for projection, suffix in (("W_in", "in"), ("W_gate", "gate"), ("W_out", "out")):
+            if projection in self.names:
+                module, weight = self.module(projection), getattr(weights, projection)
+                module.weight.copy_(weight.T if isinstance(module, Conv1D) else weight)
+                if module.bias is not None:
+                    module.bias.copy_(getattr(weights, f"b_{suffix}"))
+
+    def share(self, other: "FeedForward") -> None:
+        """Tie this sublayer to `other`: from now on both are the same module objects.
+
+        Modules, not parameters: LLM.int8() silently corrupts parameters shared between modules.
+        """
+        for projection, name in self.names.items():
+            parent, _, child = name.rpartition(".")
+            setattr(self.layer.get_submodule(parent), child, other.module(projection))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The layers of the encoder or of the decoder, merged separately (Section 4.3).
+
+    Attributes:
+        name: "encoder" or "decoder".
+        path: name of the layer list inside the model, such as "transformer.h".
+        layers: the list itself.
+        sublayers: the FF sublayer of every layer, in order.
+    """
+
+    name: str
+    path: str
+    layers: nn.ModuleList
+    sublayers: tuple[FeedForward, ...]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def attention_outputs(self) -> list[nn.Module]:
+        """The linear layer just after self-attention's dot product, of every layer (Appendix G)."""
+        attentions = [next(m for m in layer.modules() if _is_attention(m)) for layer in self.layers]
+        return [list(_projections(attention))[-1][1] for attention in attentions]
+
+
+def find_stacks(model: nn.Module) -> dict[str, Stack]:
+    """Find the stacks of layers that hold FF sublayers (Section 3.1).
+
+    Args:
+        model: any transformers model whose layers hold one FF sublayer each.
+
+    Returns:
+        {"encoder": Stack, "decoder": Stack}, or one of the two.
+
+    Raises:
+        ValueError: no such layers, or several lists of them for one stack.
+    """
+    stacks: dict[str, Stack] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or len(module) == 0:
+            continue
+        sublayers = [_find_sublayer(layer) for layer in module]
+        if any(ff is None for ff in sublayers):
+            continue
+        name = _stack_name(path, module)
+        if name in stacks:
+            raise ValueError(
+                f"model {type(model).__name__} has two lists of layers for its {name}, "
+                f"{stacks[name].path!r} and {path!r}; at most one encoder and one decoder are valid"
+            )
+        stacks[name] = Stack(name, path, module, tuple(sublayers))
+    if not stacks:
+        raise ValueError(
+            f"model {type(model).__name__} has no FF sublayers that can be found; valid are layers "
+            "in a ModuleList with two (or, gated, three) linear projections outside attention"
+        )
+    return dict(sorted(stacks.items(), reverse=True))  # encoder first: it runs first
+
+
+def set_layers(model: nn.Module, stack: Stack, keep: list[int]) -> Stack:
+    """Keep only some layers of a stack, in place, and make the configuration say so.
+
+    Args:
+        model: the model that `stack` was found in.
+        keep: indices of the layers that stay, ascending.
+
+    Returns:
+        The shortened stack.
+    """
+    depth = len(stack)
+    layers = nn.ModuleList(stack.layers[i] for i in keep)
+    parent, _, child = stack.path.rpartition(".")
+    setattr(model.get_submodule(parent), child, layers)
+    for i, layer in enumerate(layers):  # attention finds its key-value cache by this number
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = i
+    config = model.config
+    for name in (f"{stack.name}_layers", f"num_{stack.name}_layers", "num_layers"):
+        if getattr(config, name, None) == depth:
+            setattr(config, name, len(keep))
+            break
+    else:
+        config.num_hidden_layers = len(keep)
+    if len(getattr(config, "layer_types", None) or ()) == depth:
+        config.layer_types = [config.layer_types[i] for i in keep]
+    return replace(stack, layers=layers, sublayers=tuple(stack.sublayers[i] for i in keep))
+
+
+def _find_sublayer(layer: nn.Module) -> FeedForward | None:
+    """The FF sublayer of one layer, or None if its projections do not form exactly one."""
+    projections = list(_projections(layer, outside_attention=True))
+    if len(projections) not in (2, 3):
+        return None
+    *inner, (out_name, W_out) = projections
+    d_model, d_ff = _shape(W_out)
+    if any(_shape(module) != (d_ff, d_model) for _, module in inner):
+        return None
+    names = {"W_in": inner[-1][0], "W_out": out_name}
+    if len(inner) == 2:  # the gate is named so, or else comes first (T5's wi_0)
+        gate, other = sorted(inner, key=lambda item: "gate" not in item[0])
+        names = {"W_in": other[0], "W_gate": gate[0], "W_out": out_name}
+    return FeedForward(layer, names)
+
+
+def _projections(
+    module: nn.Module, outside_attention: bool = False, prefix: str = ""
+) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules of the linear projections below `module`, in order of registration."""
+    for name, child in module.named_children():
+        if isinstance(child, PROJECTIONS):
+            yield prefix + name, child
+        elif not (outside_attention and _is_attention(child)):
+            yield from _projections(child, outside_attention, f"{prefix}{name}.")
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return "Attention" in type(module).__name__
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """(n_outputs, n_inputs) of a projection; Conv1D keeps its weight transposed."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    n_inputs, n_outputs = module.weight.shape
+    return n_outputs, n_inputs
+
+
+def _stack_name(path: str, layers: nn.ModuleList) -> str:
+    for name in ("encoder", "decoder"):
+        if name in path.split("."):
+            return name
+    causal = any(getattr(module, "is_causal", False) for module in layers.modules())
+    return "decoder" if causal else "encoder"

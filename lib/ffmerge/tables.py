@@ -1,0 +1,195 @@
+"""Every table of the paper beside ours, from results.csv and paper.csv; no number is typed."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ffmerge.config import Params
+from ffmerge.evaluation import COLUMNS
+from ffmerge.figures import summarise
+
+
+def collect_results(root: Path, params: Params) -> pd.DataFrame:
+    """results.csv: the rows of every variant of every model in `run`.
+
+    Raises:
+        FileNotFoundError: a variant has not been evaluated.
+    """
+    parts = []
+    for model in params.run:
+        for variant in ("base", *params.comparisons, *params.ablations):
+            path = root / "results" / "models" / model / "evals" / f"{variant}.csv"
+            if not path.exists():
+                raise FileNotFoundError(f"{path} is missing; `make repro` evaluates {variant}")
+            parts.append(pd.read_csv(path, dtype={"removed": str}))
+    return pd.concat(parts, ignore_index=True)[COLUMNS].astype({"seed": "Int64"})
+
+
+def select_metric(results: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The rows of one model and its first metric, the one that models are selected by."""
+    part = results[results.model == model]
+    return part[part.metric == part.metric.iloc[0]]
+
+
+def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Table 10: results before and after tuning at every count removed, the paper's beside ours."""
+    rows = []
+    for model in params.run:
+        part, entry = select_metric(results, model), params.models[model]
+        tuned, merged = summarise(part), summarise(part, "merged")
+        base = summarise(part, "base")
+        layers = sum(entry.layers.values())
+        theirs = paper[(paper.model == entry.paper) & (paper.table == 10)].set_index("variant")
+        for variant in ("base", *params.comparisons):
+            after = base if variant == "base" else tuned
+            row = after.loc[variant]
+            reduction = 100 * (1 - row.parameter_ratio)
+            rows.append(
+                {
+                    "Model": model,
+                    "Variant": variant,
+                    "Window": row.window if isinstance(row.window, str) else "–",
+                    "Removed": f"{row.removed}/{layers}",
+                    "Parameters removed (%)": f"{reduction:.1f}",
+                    f"{part.metric.iloc[0]} before tuning": _number(merged, variant),
+                    f"{part.metric.iloc[0]} after tuning": _spread(row),
+                    "of base (%)": f"{100 * row['mean'] / base.loc['base', 'mean']:.1f}",
+                    "Paper": _theirs(theirs, variant),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def table_ablation(
+    results: pd.DataFrame,
+    paper: pd.DataFrame,
+    params: Params,
+    number: int,
+    names: dict[str, str],
+) -> pd.DataFrame:
+    """Tables 1 and 2: other windows, other anchors, at 1/3 removed, after tuning.
+
+    Args:
+        number: of the paper's table.
+        names: variant to what the table calls it.
+    """
+    rows = []
+    for model in params.run:
+        part, entry = select_metric(results, model), params.models[model]
+        tuned, merged = summarise(part), summarise(part, "merged")
+        theirs = paper[(paper.model == entry.paper) & (paper.table == number)]
+        for variant, name in names.items():
+            if variant not in tuned.index:  # not among the variants to run
+                continue
+            rows.append(
+                {
+                    "Model": model,
+                    "": name,
+                    "Window": tuned.loc[variant, "window"],
+                    "before tuning": _number(merged, variant),
+                    "after tuning": _spread(tuned.loc[variant]),
+                    "Seeds": int(tuned.loc[variant, "seeds"]),
+                    "Paper": _theirs(theirs.set_index("variant"), variant),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Table 9: examples per split, ours and the paper's.
+
+    The paper prints ImageNet's training set as 12,281,167; it has 1,281,167.
+    """
+    rows = []
+    for model in params.run:
+        entry = params.models[model]
+        corpus = params.corpora.get(Path(entry.data.path).name, {})
+        rows.append({"Model": model, "Data": entry.data.path} | _counts(corpus))
+        theirs = paper[(paper.model == entry.paper) & (paper.table == 9)]
+        if len(theirs):
+            counts = dict(zip(theirs.metric, theirs.value.astype(int), strict=True))
+            rows.append({"Model": entry.paper, "Data": theirs.variant.iloc[0]} | _counts(counts))
+    return pd.DataFrame(rows)
+
+
+def table_overview(full: pd.DataFrame) -> pd.DataFrame:
+    """The README's table: what is left after a third and a half of the FF sublayers are merged."""
+    wanted = ["base", "vanilla-third", "permute-third", "vanilla-half", "permute-half"]
+    drops = [variant for variant in full.Variant.unique() if variant.startswith("drop")]
+    return full[full.Variant.isin([*wanted, *drops])].drop(columns="Window")
+
+
+def write_table(table: pd.DataFrame, folder: Path, name: str, title: str, notes: str = "") -> str:
+    """Write a table as CSV and as Markdown, with its title and footnotes.
+
+    Returns:
+        The Markdown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False)
+    body = table.to_markdown(index=False, disable_numparse=True)
+    text = f"**{title}**\n\n{body}\n" + (f"\n{notes}\n" if notes else "")
+    (folder / f"{name}.md").write_text(text)
+    return text
+
+
+def _number(table: pd.DataFrame, variant: str) -> str:
+    return f"{table.loc[variant, 'mean']:.1f}" if variant in table.index else "–"
+
+
+def _spread(row: pd.Series) -> str:
+    return f"{row['mean']:.1f} ± {row['std']:.1f}" if row.seeds > 1 else f"{row['mean']:.1f}"
+
+
+def _theirs(table: pd.DataFrame, variant: str) -> str:
+    return f"{table.loc[variant, 'value']:.1f}" if variant in table.index else "–"
+
+
+def _counts(counts: dict) -> dict:
+    return {
+        split.capitalize(): f"{counts[split]:,}" if split in counts else "–"
+        for split in ("train", "validation", "test")
+    }
+
+
+def paper_curve(paper: pd.DataFrame, name: str | None) -> pd.DataFrame:
+    """The paper's Table 10 of one of its models, in the form of `summarise`."""
+    part = paper[(paper.model == name) & (paper.table == 10)].copy()
+    part["method"] = part.variant.str.split("-").str[0]
+    table = part.assign(mean=part.value, std=0.0)
+    table.attrs["base"] = float(part[part.variant == "base"].value.iloc[0])
+    return table
+
+
+def collect_curves(folder: Path, params: Params) -> pd.DataFrame:
+    """The learning curves of a model's comparisons: variant, method, seed, step, …, metric."""
+    parts = []
+    for variant in params.comparisons:
+        for seed in params.seeds_of(variant):
+            curve = pd.read_csv(folder / "curves" / f"{variant}-{seed}.csv")
+            method = params.recipes[variant].method
+            parts.append(curve.assign(variant=variant, method=method, seed=seed))
+    curves = pd.concat(parts, ignore_index=True)
+    metric = next(c for c in curves if c not in ("step", "loss", "learning_rate"))
+    return curves[["variant", "method", "seed", "step", "loss", metric]]
+
+
+def read_windows(folder: Path) -> pd.DataFrame:
+    """windows.csv of a model; its last column is the metric."""
+    return pd.read_csv(folder / "windows.csv", dtype={"removed": str})
+
+
+def base_on_validation(folder: Path) -> float:
+    """The uncompressed model's score on the data that the windows were scored on."""
+    windows = read_windows(folder)
+    return float(windows[windows.method == "base"].iloc[0, -1])
+
+
+def insert_table(readme: Path, text: str) -> None:
+    """Put a table between the README's result markers."""
+    start, end = "<!-- results -->", "<!-- /results -->"
+    if not readme.exists() or start not in readme.read_text():
+        return
+    before, _, rest = readme.read_text().partition(start)
+    _, _, after = rest.partition(end)
+    readme.write_text(f"{before}{start}\n{text}{end}{after}")

@@ -1,0 +1,93 @@
+"""Tasks: what a kind of model is trained and measured on. One file each, one class `Task` each.
+
+Adding a kind is adding a file with a class that has what `Task` below lists.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from ffmerge.activations import Batch
+from ffmerge.config import Params
+from ffmerge.corpora import ensure_corpus
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model scores on a split.
+
+    Attributes:
+        values: metric to value; the first metric is the one that models are selected by.
+        n_examples: how many examples were scored.
+    """
+
+    values: dict[str, float]
+    n_examples: int
+
+    @property
+    def value(self) -> float:
+        """The value of the first metric."""
+        return next(iter(self.values.values()))
+
+
+class Task(Protocol):
+    """What every task can do."""
+
+    metric: str  # the one that selects windows and models, with its unit: "accuracy (%)"
+    higher_is_better: bool
+
+    def new_model(self) -> PreTrainedModel:
+        """An untrained base model."""
+
+    def dataset(self, split: str, limit: int | None = None) -> Iterable:
+        """The examples of "train", "validation" or "test", at most `limit` of them."""
+
+    def collate(self, examples: list[dict]) -> Batch:
+        """Examples to the keyword arguments of the model's forward, labels included."""
+
+    def evaluate(self, model: PreTrainedModel, batches: Iterable[Batch]) -> Score:
+        """Score a model, in evaluation mode, on batches of labelled examples."""
+
+    def save_processor(self, path: Path) -> None:
+        """Keep beside the model what turns raw examples into its input."""
+
+
+def load_task(name: str, params: Params, root: Path) -> Task:
+    """The task of a model, with its data at hand.
+
+    Args:
+        name: of the model in params.yaml.
+        params, root: params.yaml and the folder that it lies in.
+
+    Raises:
+        ValueError: an embedded corpus that differs from data.dvc.
+    """
+    model = params.model(name)
+    data = model.data
+    if Path(data.path).name in params.corpora:
+        folder = ensure_corpus(data.path, params, root)
+        data = data.model_copy(update={"path": str(folder)})
+    module = import_module(f"ffmerge.tasks.{model.task}")
+    return module.Task(model.base, data, root / "models" / name / "base")
+
+
+def make_batches(
+    task: Task, split: str, batch_size: int, limit: int | None = None
+) -> Iterator[Batch]:
+    """Batches of a split in order, collated.
+
+    Args:
+        task: the task.
+        split: "train", "validation" or "test".
+        batch_size: examples per batch.
+        limit: examples in all.
+    """
+    loader = DataLoader(
+        task.dataset(split, limit), batch_size=batch_size, collate_fn=task.collate, shuffle=False
+    )
+    return iter(loader)

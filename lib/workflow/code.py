@@ -1,0 +1,112 @@
+"""Normalised copies of the code: what a stage depends on, so that prose stays free.
+
+For every notebook (and model) one file with all the code that it runs: its own code cells, then
+every module of `ffmerge` that it imports, directly or not, without comments and docstrings.
+Editing a sentence changes none of these files, and editing one module changes those of its users.
+
+    python -m workflow.code
+"""
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import ffmerge
+from ffmerge.config import Params, find_root, load_params
+from ffmerge.corpora import find_fingerprint
+
+LIBRARY = Path(ffmerge.__file__).parent
+
+
+def write_copies(root: Path, params: Params) -> Path:
+    """Write .code/NOTEBOOK.py and .code/MODEL/NOTEBOOK.py for every notebook and model to run.
+
+    A model's copies hold its task and its corpus too, which are found by name at run time, and
+    .code/MODEL/data.json says what its data are: the entry of params.yaml and the fingerprint.
+    """
+    folder = root / ".code"
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in params.run:
+        data = params.models[name].data
+        described = data.model_dump() | {"fingerprint": find_fingerprint(data.path, root)}
+        (folder / name).mkdir(parents=True)
+        (folder / name / "data.json").write_text(json.dumps(described, indent=1) + "\n")
+    for notebook in sorted((root / "notebooks").glob("*.ipynb")):
+        code = notebook_code(notebook)
+        _write(folder / f"{notebook.stem}.py", code, [])
+        for name in params.run:
+            model = params.models[name]
+            named = [f"ffmerge.tasks.{model.task}"]
+            if Path(model.data.path).name in params.corpora:
+                named.append(f"ffmerge.corpora.{Path(model.data.path).name}")
+            _write(folder / name / f"{notebook.stem}.py", code, named)
+    return folder
+
+
+def notebook_code(path: Path) -> str:
+    """The code cells of a notebook, normalised."""
+    cells = json.loads(path.read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return normalise("\n".join(sources))
+
+
+def normalise(source: str) -> str:
+    """Python source without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def find_modules(code: str, named: list[str] = ()) -> list[str]:
+    """The modules of ffmerge that code uses, directly or through each other.
+
+    Args:
+        code: Python source.
+        named: modules that ffmerge.tasks finds by name; counted if ffmerge.tasks is used.
+    """
+    found: set[str] = set()
+    waiting = _imports(code)
+    while waiting:
+        module = waiting.pop()
+        if module in found or not _file(module).exists():
+            continue
+        found.add(module)
+        waiting |= _imports(_file(module).read_text())
+        if module == "ffmerge.tasks":
+            waiting |= set(named)
+    return sorted(found)
+
+
+def _imports(code: str) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "ffmerge":
+            names.add(f"ffmerge.{ffmerge._FACE.get(node.attr, node.attr)}")
+    return {name for name in names if name.startswith("ffmerge.")}
+
+
+def _file(module: str) -> Path:
+    path = LIBRARY.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _write(path: Path, code: str, named: list[str]) -> None:
+    parts = [code]
+    for module in find_modules(code, named):
+        parts.append(f"# {module}\n" + normalise(_file(module).read_text()))
+    path.write_text("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        write_copies(find_root(), load_params())
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,198 @@
+"""`dvc repro` for people: also on a fresh clone, where intermediate files were never pushed.
+
+    python -m workflow.repro                        everything in params.yaml's `run`, up to date
+    python -m workflow.repro --check                name the stale stages, run nothing
+    python -m workflow.repro --fetch                only restore what the repository carries
+    python -m workflow.repro --from-scratch MODEL   recompute one model, caches ignored
+
+DVC skips a stage whose inputs are absent but unchanged. A stage that must run needs them, so what
+it lacks is restored first: from the repository's store, or else by running the stage that makes it.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from dvc.cli import main as dvc
+from dvc.repo import Repo
+from dvc.repo.reproduce import plan_repro
+from dvc.stage import Stage
+
+from ffmerge.config import find_root, load_params
+from ffmerge.corpora import check_fingerprint, ensure_corpus
+from workflow.code import write_copies
+
+
+def reproduce(root: Path) -> None:
+    """Bring everything up to date with the fewest stages run.
+
+    Raises:
+        ValueError: params.yaml or a corpus is not valid.
+        SystemExit: a stage failed; DVC has said which.
+    """
+    check_inputs(root)
+    restored: set[str] = set()
+    while True:
+        lacking = []
+        for stage, lost in find_stale(root):
+            lacking += [path for path in missing_inputs(root, stage) if path not in restored]
+            for path in missing_inputs(root, stage):
+                restore(root, path)
+            if lost:  # a result that git tracks is gone: DVC alone would take it for unchanged
+                run_dvc("repro", "--force", "--single-item", stage)
+        code = dvc(["repro", "--pull", "--allow-missing"])
+        if code == 0:
+            return
+        restored |= set(lacking)
+        if not any(
+            path not in restored
+            for stage, _ in find_stale(root)
+            for path in missing_inputs(root, stage)
+        ):
+            raise SystemExit(code)
+
+
+def check_inputs(root: Path) -> None:
+    """Check params.yaml and the corpora that exist, and renew the copies of the code."""
+    params = load_params(root)
+    for corpus in params.corpora:
+        if (root / "data" / corpus).exists():
+            check_fingerprint(f"data/{corpus}", root)
+    write_copies(root, params)
+
+
+def find_stale(root: Path) -> list[tuple[str, bool]]:
+    """The stages that have to run, and whether that is because a result in git is gone.
+
+    The stage that copies the code always runs, and is not counted.
+    """
+    repo = Repo(str(root))
+    graph = repo.index.graph
+    stale = []
+    with repo.lock:
+        for stage in plan_repro(graph):
+            if stage.always_changed:
+                continue
+            lost = any(not out.use_cache and not out.exists for out in stage.outs)
+            if lost or stage.changed(True, list(graph.successors(stage))):
+                stale.append((stage.addressing, lost))
+    return stale
+
+
+def missing_inputs(root: Path, name: str) -> list[str]:
+    """The outputs of other stages that a stage reads and that are not there."""
+    repo = Repo(str(root))
+    stage = _find(repo, name)
+    wanted = [Path(dep.fs_path) for dep in stage.deps]
+    return [
+        os.path.relpath(out.fs_path, root)
+        for other in repo.index.stages
+        for out in other.outs
+        if not out.exists and any(_overlap(Path(out.fs_path), path) for path in wanted)
+    ]
+
+
+def restore(root: Path, path: str) -> None:
+    """Bring one missing output back: written, checked out, pulled, or made by its own stage."""
+    if (root / path).exists():
+        return
+    repo = Repo(str(root))
+    full = os.fspath(root / path)
+    owner, out = next(
+        (stage, out) for stage in repo.index.stages for out in stage.outs if out.fs_path == full
+    )
+    if out.use_cache:
+        with repo.lock:
+            in_cache = not out.changed_cache()
+        if in_cache:
+            run_dvc("checkout", path)
+            return
+        if out.can_push:
+            run_dvc("pull", path)
+            return
+    for needed in missing_inputs(root, owner.addressing):
+        restore(root, needed)
+    run_dvc("repro", "--force", "--single-item", owner.addressing)
+
+
+def fetch(root: Path) -> None:
+    """Restore all that the repository's store carries: base models and permutations."""
+    repo = Repo(str(root))
+    absent = [
+        os.path.relpath(out.fs_path, root)
+        for stage in repo.index.stages
+        for out in stage.outs
+        if out.use_cache and out.can_push and not out.exists and out.hash_info
+    ]
+    if absent:
+        run_dvc("pull", *absent)
+
+
+def recompute(root: Path, model: str) -> None:
+    """Recompute one model and its corpus, caches ignored, then bring the rest up to date."""
+    params = load_params(root)
+    path = params.model(model).data.path
+    if model not in params.run:
+        raise ValueError(f"MODEL {model!r} is not in run; valid are {', '.join(params.run)}")
+    shutil.rmtree(root / "models" / model, ignore_errors=True)
+    if Path(path).name in params.corpora:
+        shutil.rmtree(root / path, ignore_errors=True)
+        ensure_corpus(path, params, root)
+    check_inputs(root)
+    for stage in plan_repro(Repo(str(root)).index.graph):
+        folders = {Path(out.fs_path).relative_to(root).parts[:3] for out in stage.outs}
+        if any(parts[0] in ("models", "results") and model in parts for parts in folders):
+            run_dvc("repro", "--force", "--no-run-cache", "--single-item", stage.addressing)
+    reproduce(root)
+
+
+def run_dvc(*arguments: str) -> None:
+    """Run one dvc command and stop if it fails."""
+    code = dvc(list(arguments))
+    if code:
+        raise SystemExit(code)
+
+
+def _find(repo: Repo, name: str) -> Stage:
+    return next(stage for stage in repo.index.stages if stage.addressing == name)
+
+
+def _overlap(a: Path, b: Path) -> bool:
+    return a == b or a in b.parents or b in a.parents
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m workflow.repro")
+    parser.add_argument("--check", action="store_true", help="name the stale stages, run nothing")
+    parser.add_argument("--fetch", action="store_true", help="only restore what is stored")
+    parser.add_argument("--from-scratch", metavar="MODEL", help="recompute one model")
+    options = parser.parse_args(arguments)
+    try:
+        root = find_root()
+        os.chdir(root)
+        if options.check:
+            check_inputs(root)
+            stale = [name for name, _ in find_stale(root)]
+            if stale:
+                raise SystemExit("stale: " + ", ".join(stale))
+            print("no stage is stale")
+            return
+        if options.fetch:
+            fetch(root)
+            return
+        if options.from_scratch:
+            recompute(root, options.from_scratch)
+        else:
+            reproduce(root)
+            fetch(root)
+        print("\n" + (root / "figures" / "results.md").read_text())
+        print(f"Figures and tables: {root / 'figures'}   Results: {root / 'results'}")
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""A tiny profile: the real notebooks, stages and recipes, on a model that trains in a second."""
+
+import os
+import shutil
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+import yaml
+
+from ffmerge.config import find_root, load_params
+
+matplotlib.use("agg")
+torch.set_num_threads(2)
+REPOSITORY = Path(__file__).parents[1]
+
+
+def write_tiny_profile(root: Path, variants: list[str] | None = None) -> Path:
+    """Write params.yaml, notebooks and the paper's numbers into an empty folder.
+
+    Args:
+        root: the folder.
+        variants: comparisons to keep (all, and the ablations, if left out).
+    """
+    content = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    model = content["models"]["vit-glyphs"]
+    content |= {
+        "seeds": [0, 1],
+        "corpora": {"glyphs": {"train": 256, "validation": 64, "test": 64}},
+        "models": {"vit-glyphs": model},
+    }
+    if variants is not None:
+        content |= {"comparisons": variants, "ablations": [], "seeds": [0]}
+    model["layers"] = {"encoder": 6}
+    model["base"]["architecture"] |= {
+        "num_hidden_layers": 6,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+    }
+    short = {"batch_size": 16, "evaluate_every": 2, "precision": "float32", "warmup_steps": 0}
+    model["base"]["training"] |= short | {"steps": 4}
+    model["finetune"] |= short | {"steps": 4}
+    model |= {
+        "features": {"tokens": 300},
+        "validation_examples": 64,
+        "batch_size": 32,
+        "removed": {"third": 2, "half": 3, "most": 5},
+        "dropped": {"sixth": 1, "third": 2},
+    }
+    (root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    shutil.copytree(REPOSITORY / "notebooks", root / "notebooks")
+    (root / "results").mkdir()
+    shutil.copy(REPOSITORY / "results" / "paper.csv", root / "results")
+    return root
+
+
+@pytest.fixture
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture
+def inside():
+    """Run code with a folder as the current one and as the root that params.yaml is found in."""
+    before = Path.cwd()
+
+    def enter(folder: Path) -> Path:
+        os.chdir(folder)
+        find_root.cache_clear()
+        return folder
+
+    yield enter
+    enter(before)
+
+
+@pytest.fixture
+def tiny(tmp_path, inside):
+    """The tiny profile in a folder of its own: (root, params)."""
+    root = inside(write_tiny_profile(tmp_path))
+    return root, load_params()

@@ -1,0 +1,97 @@
+import pandas as pd
+import pytest
+import torch
+
+from ffmerge.checkpoints import load, save, shared_keys
+from ffmerge.finetuning import finetune, make_schedule
+from ffmerge.merging import count_parameters, merge
+from ffmerge.sublayers import find_stacks
+from ffmerge.tasks import Score, load_task, make_batches
+
+
+@pytest.fixture
+def setting(tiny):
+    root, params = tiny
+    task = load_task("vit-glyphs", params, root)
+    torch.manual_seed(0)
+    small = merge(task.new_model(), {"encoder": (1, 4)}, method="vanilla")
+    validation = list(make_batches(task, "validation", 32))
+    return root, task, params.models["vit-glyphs"].finetune, validation, small
+
+
+def tune(setting, small, folder, steps, resume=False):
+    root, task, training, validation, _ = setting
+    training = training.model_copy(update={"steps": steps, "decay_steps": 4})
+    return finetune(small, task, training, validation, 0, root / folder, resume)
+
+
+def test_tuning_changes_the_shared_sublayer_and_keeps_it_shared(setting):
+    small, n = setting[-1], count_parameters(setting[-1])
+    tied, before = shared_keys(small), small.vit.layers[1].mlp.fc1.weight.clone()
+    curve = tune(setting, small, "trainer", 4)
+    sublayers = find_stacks(small)["encoder"].sublayers
+    assert sublayers[1].module("W_in") is sublayers[4].module("W_in")
+    assert not torch.equal(before, small.vit.layers[4].mlp.fc1.weight)
+    assert count_parameters(small) == n and shared_keys(small) == tied
+    assert curve.step.tolist() == [0, 1, 2, 3, 4] and curve.accuracy.count() == 3
+    assert curve.loss[1:].notna().all() and curve.accuracy.between(0, 100).sum() == 3
+
+
+def test_the_best_state_on_validation_data_is_kept(setting):
+    root, task, _training, _validation, small = setting
+    start = save(small, root / "start")
+    two, four = load(start), load(start)
+    tune(setting, two, "two", 2)
+    scores = iter([10.0, 30.0, 20.0])  # before tuning, after two steps, after four
+    task.evaluate = lambda model, batches: Score({"accuracy": next(scores)}, 1)
+    assert tune(setting, four, "four", 4).accuracy.dropna().tolist() == [10, 30, 20]
+    for a, b in zip(two.parameters(), four.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert shared_keys(four) == shared_keys(small)
+
+
+def test_a_resumed_tuning_ends_as_an_uninterrupted_one_still_shared(setting):
+    root, small = setting[0], setting[-1]
+    start = save(small, root / "start")
+    whole, halves = load(start), load(start)
+    tune(setting, whole, "whole", 4)
+    tune(setting, halves, "halves", 2)
+    resumed = load(start)
+    tune(setting, resumed, "halves", 4, resume=True)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert shared_keys(resumed) == shared_keys(small)
+    assert count_parameters(resumed) == count_parameters(small)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(setting):
+    root, task, training, validation, small = setting
+    start = save(small, root / "start")
+    weights = []
+    for seed in (0, 0, 1):
+        model = load(start)
+        finetune(model, task, training, validation, seed, root / "trainer")
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_the_papers_schedules(setting):
+    training = setting[2]
+
+    def rates(**changes):
+        optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], 1.0)
+        recipe = training.model_copy(update={"learning_rate": 1.0} | changes)
+        schedule = make_schedule(optimizer, recipe)
+        values = []
+        for _ in range(recipe.steps):
+            values.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        return pd.Series(values)
+
+    vit = rates(schedule="linear", steps=10, decay_steps=5, minimum_learning_rate=0.1)
+    assert vit.tolist()[:3] == pytest.approx([1, 0.82, 0.64])
+    assert vit[5:].tolist() == pytest.approx([0.1] * 5)
+    text = rates(schedule="inverse_sqrt", steps=5, warmup_steps=2)
+    assert text.tolist() == pytest.approx([0, 0.5, 1, (2 / 3) ** 0.5, (2 / 4) ** 0.5])
+    assert rates(schedule="cosine", steps=5).is_monotonic_decreasing
