@@ -21,7 +21,6 @@ from ffmerge.activations import Batch
 from ffmerge.config import Training
 from ffmerge.tasks import Task
 
-
 WEIGHTS = "model.safetensors"
 
 
@@ -111,7 +110,7 @@ def make_schedule(optimizer: AdamW, training: Training) -> LRScheduler:
 
 
 class _Trainer(Trainer):
-    """Trainer that selects by the task's own metric, and whose checkpoints hold what is shared once.
+    """Trainer that selects by the task's own metric; its checkpoints hold what is shared once.
 
     Its own way of saving renames the weights of refactored models (ViT) to their old names, and
     its own way of loading then finds none of them and only warns; safetensors' pair is strict.

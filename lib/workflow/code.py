@@ -10,6 +10,7 @@ Editing a sentence changes none of these files, and editing one module changes t
 import ast
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import ffmerge
@@ -51,6 +52,7 @@ def notebook_code(path: Path) -> str:
     return normalise("\n".join(sources))
 
 
+@cache
 def normalise(source: str) -> str:
     """Python source without comments, docstrings and layout."""
     tree = ast.parse(source)
@@ -69,7 +71,7 @@ def find_modules(code: str, named: list[str] = ()) -> list[str]:
         named: modules that ffmerge.tasks finds by name; counted if ffmerge.tasks is used.
     """
     found: set[str] = set()
-    waiting = _imports(code)
+    waiting = set(_imports(code))
     while waiting:
         module = waiting.pop()
         if module in found or not _file(module).exists():
@@ -81,7 +83,8 @@ def find_modules(code: str, named: list[str] = ()) -> list[str]:
     return sorted(found)
 
 
-def _imports(code: str) -> set[str]:
+@cache
+def _imports(code: str) -> frozenset[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -90,7 +93,7 @@ def _imports(code: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "ffmerge":
             names.add(f"ffmerge.{ffmerge._FACE.get(node.attr, node.attr)}")
-    return {name for name in names if name.startswith("ffmerge.")}
+    return frozenset(name for name in names if name.startswith("ffmerge."))
 
 
 def _file(module: str) -> Path:

@@ -13,10 +13,12 @@ import papermill
 import yaml
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from ffmerge.config import find_root
 
 KERNEL = "python3"
+IPC = Config({"KernelManager": {"transport": "ipc"}})  # no ports to race for, nothing to listen to
 QUIET = {
     "DISABLE_SAFETENSORS_CONVERSION": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -66,6 +68,7 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
         progress_bar=False,
         stderr_file=sys.stderr,  # the cells' own progress bars, live
         record_timing=False,
+        config=IPC,
     )
     nbformat.write(scrub(nbformat.read(running, as_version=4)), running)
     os.replace(running, output)

@@ -1,0 +1,121 @@
+"""The notebooks themselves, executed in order on the tiny profile."""
+
+import contextlib
+import io
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import write_tiny_profile
+
+from ffmerge.config import find_root, load_params
+from ffmerge.evaluation import COLUMNS
+from workflow.code import notebook_code
+from workflow.execute import main
+
+MODEL = "vit-glyphs"
+
+
+def stages(params):
+    """(notebook, parameters) of every stage of dvc.yaml, in order."""
+    model = {"model": MODEL}
+    for notebook in ("1_base", "2_activations", "3_permutations", "4_merges"):
+        yield notebook, model
+    variants = [*params.comparisons, *params.ablations]
+    for variant in variants:
+        for seed in params.seeds_of(variant):
+            yield "5_finetune", model | {"variant": variant, "seed": seed}
+    for variant in ("base", *variants):
+        yield "6_evals", model | {"variant": variant}
+    yield "7_figures", {}
+    yield "0_tour", model | {"a": 2, "b": 3}
+
+
+def run_here(notebook, parameters):
+    """Run a notebook's code in this process: what papermill does, without starting a kernel."""
+    path = find_root() / "notebooks" / f"{notebook}.ipynb"
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    names = {}
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        for cell in cells:
+            exec(compile(cell.source, f"{notebook}.ipynb", "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names |= parameters
+
+
+def test_the_pipeline_runs_through_papermill_in_order(tmp_path, inside):
+    root = inside(write_tiny_profile(tmp_path, ["permute-third"]))
+    for notebook, parameters in stages(load_params(root)):
+        options = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+        main([notebook, str(root / "executed" / f"{notebook}.ipynb"), *options])
+    executed = sorted(path.stem for path in (root / "executed").iterdir())
+    assert executed == sorted(path.stem for path in (root / "notebooks").iterdir())
+    for path in (root / "executed").iterdir():
+        cells = nbformat.read(path, as_version=4).cells
+        assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+    results = pd.read_csv(root / "results" / "results.csv", dtype={"removed": str})
+    assert list(results) == COLUMNS
+    assert results.phase.tolist() == ["base", "merged", "tuned"]
+    base, merged, tuned = results.to_dict("records")
+    assert merged["parameters"] == tuned["parameters"] < base["parameters"]
+    assert tuned["bytes"] < base["bytes"] and tuned["n_examples"] == 64
+    assert (root / "figures" / f"fig2-removed-{MODEL}.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """The whole tiny pipeline, all variants, twice from nothing."""
+    import os
+
+    roots, before = [], os.getcwd()
+    for name in ("first", "second"):
+        root = write_tiny_profile(tmp_path_factory.mktemp(name))
+        os.chdir(root)
+        find_root.cache_clear()
+        for notebook, parameters in stages(load_params(root)):
+            if notebook != "0_tour":
+                run_here(notebook, parameters)
+        roots.append(root)
+    os.chdir(before)
+    find_root.cache_clear()
+    return roots
+
+
+def test_the_same_seed_gives_identical_results_twice(two_runs):
+    first, second = two_runs
+    files = [p.relative_to(first) for p in (first / "results").rglob("*.*") if p.is_file()]
+    assert len(files) > 40
+    for file in files:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+
+
+def test_figures_and_tables_are_the_same_bytes_twice(two_runs):
+    first, second = two_runs
+    files = [p.relative_to(first) for p in (first / "figures").iterdir()]
+    assert {"method.svg", "table10.csv", "table1.md", "results.md"} <= {f.name for f in files}
+    for file in files:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+
+
+def test_every_variant_and_seed_is_in_the_results(two_runs):
+    root = two_runs[0]
+    results = pd.read_csv(root / "results" / "results.csv", dtype={"removed": str})
+    params = load_params(root)
+    tuned = results[results.phase == "tuned"].groupby("variant").seed.apply(list).to_dict()
+    assert tuned == {v: params.seeds_of(v) for v in (*params.comparisons, *params.ablations)}
+    removed = results.groupby("variant").removed.first()
+    assert removed["permute-most"] == "5" and removed["drop-third"] == "2L"
+    merged = results[results.method.isin(["permute", "vanilla"])]
+    assert merged.groupby("removed").parameters.nunique().eq(1).all()
+
+
+def test_every_parameter_that_dvc_passes_exists_in_its_notebook(repository):
+    import re
+
+    text = re.sub(r"\s+", " ", (repository / "dvc.yaml").read_text())
+    calls = re.findall(r"workflow\.execute (\w+) (\S+)((?: -p \w+ \S+)*)", text)
+    assert len(calls) >= 8
+    for stem, _, options in calls:
+        source = notebook_code(repository / "notebooks" / f"{stem}.ipynb")
+        for name in re.findall(r"-p (\w+)", options):
+            assert f"\n{name} = " in source or f"\n{name}, " in source, (stem, name)
