@@ -23,6 +23,7 @@ def write_tiny_profile(root: Path, variants: list[str] | None = None) -> Path:
         root: the folder.
         variants: comparisons to keep (all, and the ablations, if left out).
     """
+    root.mkdir(exist_ok=True)
     content = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     model = content["models"]["vit-glyphs"]
     content |= {

@@ -42,6 +42,10 @@ def edit(root, *path_and_value):
             "finetune.stpes is not a parameter; valid are steps, batch_size",
         ),
         (
+            ("recipes", "permute-third", "finetune", {"steps": -1}),
+            "recipes.permute-third.finetune.steps is -1; input should be greater than 0",
+        ),
+        (
             ("models", "vit-glyphs", "finetune", "stpes", 3),
             "models.vit-glyphs.finetune.stpes is not a parameter; valid are steps, batch_size",
         ),

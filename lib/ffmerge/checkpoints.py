@@ -86,7 +86,7 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
     folder = Path(path)
     sharing = folder / SHARING
     groups = json.loads(sharing.read_text()) if sharing.exists() else []
-    config = transformers.AutoConfig.from_pretrained(path)
+    config = transformers.AutoConfig.from_pretrained(path, revision=kwargs.get("revision"))
     model_class = getattr(transformers, config.architectures[0])
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # shared names are missing from the file by design

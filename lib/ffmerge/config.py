@@ -147,7 +147,14 @@ class Params(Section):
                     )
         for name in (*self.comparisons, *self.ablations):
             for model in self.run:
-                self.training(model, name)
+                try:
+                    self.training(model, name)
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    raise ValueError(
+                        f"recipes.{name}.finetune.{first['loc'][0]} is {first['input']!r}; "
+                        + _lower(first["msg"])
+                    ) from None
                 recipe, entry = self.recipes[name], self.models[model]
                 counts = "dropped" if recipe.method == "drop" else "removed"
                 if recipe.removed and recipe.removed not in getattr(entry, counts):
@@ -212,7 +219,7 @@ def load_params(root: Path | None = None) -> Params:
         if first["type"] == "extra_forbidden":
             reason = f"is not a parameter; valid are {', '.join(_siblings(first['loc'][:-1]))}"
         elif not first["msg"].startswith("Value error") and first["type"] != "missing":
-            reason = f"is {first['input']!r}; {reason[0].lower() + reason[1:]}"
+            reason = f"is {first['input']!r}; {_lower(reason)}"
         raise ValueError(f"params.yaml: {where} {reason}".replace(":  ", ": ")) from None
 
 
@@ -228,6 +235,10 @@ def find_root() -> Path:
         if (folder / "params.yaml").exists():
             return folder
     raise FileNotFoundError(f"no params.yaml in {here} or above; run inside the repository")
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
 
 
 def _siblings(location: tuple) -> list[str]:
