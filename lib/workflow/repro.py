@@ -15,7 +15,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import networkx
 from dvc.cli import main as dvc
+from dvc.output import Output
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
 from dvc.stage import Stage
@@ -33,24 +35,15 @@ def reproduce(root: Path) -> None:
         SystemExit: a stage failed; DVC has said which.
     """
     check_inputs(root)
-    restored: set[str] = set()
     while True:
-        lacking = []
-        for stage, lost in find_stale(root):
-            lacking += [path for path in missing_inputs(root, stage) if path not in restored]
-            for path in missing_inputs(root, stage):
-                restore(root, path)
-            if lost:  # a result that git tracks is gone: DVC alone would take it for unchanged
-                run_dvc("repro", "--force", "--single-item", stage)
+        for path in find_lacking(root):
+            restore(root, path)
+        for stage in find_lost(root):  # DVC alone would take them for unchanged
+            run_dvc("repro", "--force", "--single-item", stage)
         code = dvc(["repro", "--pull", "--allow-missing"])
-        if code == 0:
+        if code == 0 and not find_lost(root):
             return
-        restored |= set(lacking)
-        if not any(
-            path not in restored
-            for stage, _ in find_stale(root)
-            for path in missing_inputs(root, stage)
-        ):
+        if code and not find_lacking(root):
             raise SystemExit(code)
 
 
@@ -63,57 +56,70 @@ def check_inputs(root: Path) -> None:
     write_copies(root, params)
 
 
-def find_stale(root: Path) -> list[tuple[str, bool]]:
-    """The stages that have to run, and whether that is because a result in git is gone.
+def find_stale(root: Path) -> list[str]:
+    """The stages that have to run because code, parameters, inputs or outputs have changed.
 
     The stage that copies the code always runs, and is not counted.
     """
     repo = Repo(str(root))
     graph = repo.index.graph
-    stale = []
     with repo.lock:
-        for stage in plan_repro(graph):
-            if stage.always_changed:
-                continue
-            lost = any(not out.use_cache and not out.exists for out in stage.outs)
-            if lost or stage.changed(True, list(graph.successors(stage))):
-                stale.append((stage.addressing, lost))
-    return stale
+        return [
+            stage.addressing
+            for stage in plan_repro(graph)
+            if not stage.always_changed and stage.changed(True, list(graph.successors(stage)))
+        ]
 
 
-def missing_inputs(root: Path, name: str) -> list[str]:
-    """The outputs of other stages that a stage reads and that are not there."""
+def find_lost(root: Path) -> list[str]:
+    """The stages with a result that git tracks and that is gone, where nothing before is stale."""
     repo = Repo(str(root))
-    stage = _find(repo, name)
-    wanted = [Path(dep.fs_path) for dep in stage.deps]
+    stale = set(find_stale(root))
     return [
-        os.path.relpath(out.fs_path, root)
-        for other in repo.index.stages
-        for out in other.outs
-        if not out.exists and any(_overlap(Path(out.fs_path), path) for path in wanted)
+        stage.addressing
+        for stage in plan_repro(repo.index.graph)
+        if any(not out.use_cache and not out.exists for out in stage.outs)
+        and not stage.always_changed
+        and _is_settled(repo, stage, stale)
     ]
 
 
+def find_lacking(root: Path) -> list[str]:
+    """The missing files that stages to be run read, if they are what their own stage would make.
+
+    What a stale stage makes, or one after it, is left to `dvc repro`.
+    """
+    repo = Repo(str(root))
+    stale = set(find_stale(root))
+    waiting = [stage for stage in repo.index.stages if stage.addressing in stale]
+    waiting += [_find(repo, name) for name in find_lost(root)]
+    return list(
+        dict.fromkeys(
+            os.path.relpath(out.fs_path, root)
+            for stage in waiting
+            for owner, out in _missing_inputs(repo, stage)
+            if _is_settled(repo, owner, stale)
+        )
+    )
+
+
 def restore(root: Path, path: str) -> None:
-    """Bring one missing output back: written, checked out, pulled, or made by its own stage."""
-    if (root / path).exists():
-        return
+    """Bring a missing file back: checked out, pulled, or made again by its own stage."""
     repo = Repo(str(root))
     full = os.fspath(root / path)
     owner, out = next(
         (stage, out) for stage in repo.index.stages for out in stage.outs if out.fs_path == full
     )
-    if out.use_cache:
+    if out.exists:
+        return
+    if out.use_cache and out.hash_info:
         with repo.lock:
             in_cache = not out.changed_cache()
-        if in_cache:
-            run_dvc("checkout", path)
+        if in_cache or out.can_push:
+            run_dvc("checkout" if in_cache else "pull", path)
             return
-        if out.can_push:
-            run_dvc("pull", path)
-            return
-    for needed in missing_inputs(root, owner.addressing):
-        restore(root, needed)
+    for _, needed in _missing_inputs(repo, owner):
+        restore(root, os.path.relpath(needed.fs_path, root))
     run_dvc("repro", "--force", "--single-item", owner.addressing)
 
 
@@ -155,6 +161,24 @@ def run_dvc(*arguments: str) -> None:
         raise SystemExit(code)
 
 
+def _missing_inputs(repo: Repo, stage: Stage) -> list[tuple[Stage, Output]]:
+    """The outputs of other stages that a stage reads and that are not there, with their stages."""
+    wanted = [Path(dep.fs_path) for dep in stage.deps]
+    return [
+        (owner, out)
+        for owner in repo.index.stages
+        for out in owner.outs
+        if not out.exists and any(_overlap(Path(out.fs_path), path) for path in wanted)
+    ]
+
+
+def _is_settled(repo: Repo, stage: Stage, stale: set[str]) -> bool:
+    """Whether neither a stage nor anything before it has to run."""
+    graph = repo.index.graph  # its edges point from a stage to what it needs
+    before = {stage, *networkx.descendants(graph, stage)}
+    return not any(needed.addressing in stale for needed in before)
+
+
 def _find(repo: Repo, name: str) -> Stage:
     return next(stage for stage in repo.index.stages if stage.addressing == name)
 
@@ -175,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.chdir(root)
         if options.check:
             check_inputs(root)
-            stale = [name for name, _ in find_stale(root)]
+            stale = find_stale(root) + find_lost(root)
             if stale:
                 raise SystemExit("stale: " + ", ".join(stale))
             print("no stage is stale")
