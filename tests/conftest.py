@@ -44,7 +44,7 @@ def write_tiny_profile(root: Path, variants: list[str] | None = None) -> Path:
     model["base"]["training"] |= short | {"steps": 4}
     model["finetune"] |= short | {"steps": 4}
     model |= {
-        "features": {"tokens": 300},
+        "features": {"tokens": 300, "batch_size": 16},
         "validation_examples": 64,
         "batch_size": 32,
         "removed": {"third": 2, "half": 3, "most": 5},

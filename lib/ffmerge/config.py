@@ -73,7 +73,7 @@ class Model(Section):
     layers: dict[Literal["encoder", "decoder"], PositiveInt]
     attention: Literal["eager", "sdpa"] = "sdpa"
     base: Base
-    features: dict[Literal["tokens"], PositiveInt]
+    features: dict[Literal["tokens", "batch_size"], PositiveInt]
     validation_examples: PositiveInt
     batch_size: PositiveInt
     removed: dict[Ratio, PositiveInt]

@@ -59,7 +59,8 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
         ) from None
     output.parent.mkdir(parents=True, exist_ok=True)
     running = output.with_suffix(".failed.ipynb")
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    quiet = QUIET if sys.stderr.isatty() else QUIET | {"TQDM_MININTERVAL": "30"}  # a log file
+    os.environ.update({name: os.environ.get(name, value) for name, value in quiet.items()})
     papermill.execute_notebook(
         str(notebook),
         str(running),
