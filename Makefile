@@ -5,7 +5,7 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY  := $(VENV)/.ready
 
-.PHONY: help repro test tour lab repro-from-scratch check
+.PHONY: help repro test tour lab repro-from-scratch strip check
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,6 +29,9 @@ lab: $(READY)  ## JupyterLab in notebooks/
 repro-from-scratch: $(READY)  ## recompute one model, base included: MODEL=vit-glyphs
 	@test -n "$(MODEL)" || { echo "error: MODEL is empty; valid is a name in params.yaml's run"; exit 2; }
 	@python -m workflow.repro --from-scratch $(MODEL)
+
+strip: $(READY)  ## clear the outputs of the source notebooks, before a commit
+	@jupyter nbconvert --clear-output --inplace notebooks/*.ipynb
 
 check: $(READY)  ## name the stages whose results are older than their code; run nothing
 	@python -m workflow.repro --check

@@ -16,23 +16,20 @@ torch.set_num_threads(2)
 REPOSITORY = Path(__file__).parents[1]
 
 
-def write_tiny_profile(root: Path, variants: list[str] | None = None) -> Path:
+def write_tiny_profile(root: Path, **choices) -> Path:
     """Write params.yaml, notebooks and the paper's numbers into an empty folder.
 
     Args:
         root: the folder.
-        variants: comparisons to keep (all, and the ablations, if left out).
+        choices: entries of params.yaml to replace, such as seeds, comparisons, ablations.
     """
     root.mkdir(exist_ok=True)
     content = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     model = content["models"]["vit-glyphs"]
     content |= {
-        "seeds": [0, 1],
         "corpora": {"glyphs": {"train": 256, "validation": 64, "test": 64}},
         "models": {"vit-glyphs": model},
     }
-    if variants is not None:
-        content |= {"comparisons": variants, "ablations": [], "seeds": [0]}
     model["layers"] = {"encoder": 6}
     model["base"]["architecture"] |= {
         "num_hidden_layers": 6,
@@ -50,6 +47,7 @@ def write_tiny_profile(root: Path, variants: list[str] | None = None) -> Path:
         "removed": {"third": 2, "half": 3, "most": 5},
         "dropped": {"sixth": 1, "third": 2},
     }
+    content |= choices
     (root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     shutil.copytree(REPOSITORY / "notebooks", root / "notebooks")
     (root / "results").mkdir()

@@ -161,4 +161,4 @@ def test_the_fingerprint_is_dvcs(repository, tmp_path):
 
 
 def test_the_tiny_profile_is_valid(tmp_path):
-    assert load_params(write_tiny_profile(tmp_path, ["permute-third"])).ablations == []
+    assert load_params(write_tiny_profile(tmp_path, ablations=[])).ablations == []

@@ -90,39 +90,32 @@ def draw_baseline(ax: Axes, value: float, label: str = "uncompressed") -> None:
     )
 
 
-def draw_removed(
-    ax: Axes, table: pd.DataFrame, baseline: float, least: float | None = None
-) -> None:
+def draw_removed(ax: Axes, table: pd.DataFrame, baseline: float, most: int | None = None) -> None:
     """Figure 2: the metric against FF sublayers removed, vanilla and permute.
 
     Args:
         table: one row per variant: method, removed, mean, std.
         baseline: the uncompressed model's value.
-        least: lower end of the y axis.
+        most: leave out what removes more.
     """
-    for method in ("vanilla", "permute"):
-        part = table[table.method == method].astype({"removed": int}).sort_values("removed")
-        if part.empty:
-            continue
+    table = table[table.method.isin(["vanilla", "permute"])].astype({"removed": int})
+    table = table[table.removed <= (most or table.removed.max())].sort_values("removed")
+    for method, part in table.groupby("method", sort=False):
         x, y = [0, *part.removed], [baseline, *part["mean"]]
-        error = [0, *part["std"]]
-        _draw_line(ax, x, y, error, method)
-        up = method == "permute"
+        _draw_line(ax, x, y, [0, *part["std"]], method)
         ax.annotate(
             method,
             (x[-1], y[-1]),
-            xytext=(-6, 9 if up else -12),
+            xytext=(9, 2 if method == "permute" else -8),
             textcoords="offset points",
-            ha="right",
             color=COLORS[method],
             fontsize=9,
             fontweight="bold",
         )
     draw_baseline(ax, baseline)
     ax.set_xlabel("FF sublayers removed")
-    ax.set_xticks(sorted({0, *table[table.method == "permute"].removed.astype(int)}))
-    if least is not None:
-        ax.set_ylim(bottom=least)
+    ax.set_xticks([0, *table.removed.unique()])
+    ax.set_xlim(right=1.3 * table.removed.max())
 
 
 def draw_reduction(ax: Axes, table: pd.DataFrame, baseline: float) -> None:
@@ -142,7 +135,7 @@ def draw_reduction(ax: Axes, table: pd.DataFrame, baseline: float) -> None:
             ax.annotate(
                 f"{removed}{unit}".replace("L", " layers"),
                 (xi, yi),
-                xytext=(0, 9 if method == "permute" else -14),
+                xytext=(0, -15),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
@@ -207,13 +200,13 @@ def draw_cka(ax: Axes, cka: pd.DataFrame, title: str, colorbar: bool = True) -> 
     ax.grid(False)
 
 
-def draw_curves(ax: Axes, curves: pd.DataFrame, metric: str, baseline: float) -> None:
+def draw_curves(ax: Axes, curves: pd.DataFrame, metric: str, baseline: float | None) -> None:
     """Learning curves of recovery fine-tuning: mean over seeds, the band is one deviation.
 
     Args:
         curves: variant, method, seed, step and the metric on validation data.
         metric: the name of the metric's column.
-        baseline: the untouched base model's value on the same data.
+        baseline: the base model's value on the same data, if it is known.
     """
     for method, part in curves.dropna(subset=metric).groupby("method", sort=False):
         by_step = part.groupby("step")[metric].agg(["mean", "std"]).fillna(0)
@@ -228,7 +221,8 @@ def draw_curves(ax: Axes, curves: pd.DataFrame, metric: str, baseline: float) ->
         )
         low, high = by_step["mean"] - by_step["std"], by_step["mean"] + by_step["std"]
         ax.fill_between(by_step.index, low, high, color=COLORS[method], alpha=0.15, lw=0)
-    draw_baseline(ax, baseline)
+    if baseline is not None:
+        draw_baseline(ax, baseline)
     ax.set_xlabel("fine-tuning step")
 
 

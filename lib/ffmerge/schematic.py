@@ -14,11 +14,11 @@ INK, PALE, SHARED = "#333333", "#f2f2f2", "#dbe9f4"
 def draw_method() -> Figure:
     """Five panels, from the window that is selected to the model that is tuned."""
     figure, axes = plt.subplots(1, 5, figsize=(11, 3.5), width_ratios=[1.1, 1.5, 1.5, 1.1, 1.1])
-    titles = ["1 select", "2 features", "3 align", "4 merge and tie", "5 heal"]
+    titles = ["1 select", "2 collect features", "3 align, average", "4 tie", "5 heal"]
     notes = [
         "a window of k adjacent\nFF sublayers",
-        "one forward pass; each\nsublayer has its own order",
-        "permute to the anchor's\norder, then average",
+        "one forward pass; one colour:\nneurons that fire alike",
+        "permute to the anchor's\norder, take the mean",
         "one FF sublayer in k places:\nk − 1 are gone",
         "short recovery\nfine-tuning",
     ]
@@ -69,7 +69,7 @@ def _draw_sublayers(ax: Axes, orders: list[list[int]], mean: bool = False) -> No
     if mean:
         for row, kind in enumerate(orders[0]):
             _neuron(ax, 8.2, 8 - 1.7 * row, NEURONS[kind], edge=INK)
-            ax.text(7.6, 8.6 - 1.7 * row, "=", ha="center", va="center", fontsize=9, color=INK)
+            ax.text(7.6, 8.6 - 1.7 * row, "→", ha="center", va="center", fontsize=9, color=INK)
         ax.text(8.95, 0.1, "W*", ha="center", fontsize=9, fontweight="bold", color="#0072B2")
 
 

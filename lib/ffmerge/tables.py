@@ -134,11 +134,11 @@ def write_table(table: pd.DataFrame, folder: Path, name: str, title: str, notes:
 
 
 def _number(table: pd.DataFrame, variant: str) -> str:
-    return f"{table.loc[variant, 'mean']:.1f}" if variant in table.index else "–"
+    return f"{table.loc[variant, 'mean']:.2f}" if variant in table.index else "–"
 
 
 def _spread(row: pd.Series) -> str:
-    return f"{row['mean']:.1f} ± {row['std']:.1f}" if row.seeds > 1 else f"{row['mean']:.1f}"
+    return f"{row['mean']:.2f} ± {row['std']:.2f}" if row.seeds > 1 else f"{row['mean']:.2f}"
 
 
 def _theirs(table: pd.DataFrame, variant: str) -> str:
@@ -183,6 +183,12 @@ def base_on_validation(folder: Path) -> float:
     """The uncompressed model's score on the data that the windows were scored on."""
     windows = read_windows(folder)
     return float(windows[windows.method == "base"].iloc[0, -1])
+
+
+def base_while_tuning(curves: pd.DataFrame) -> float | None:
+    """The base model's score before its own tuning, in the precision of tuning (bfloat16, say)."""
+    start = curves[(curves.method == "base") & (curves.step == 0)]
+    return None if start.empty else float(start.iloc[0, -1])
 
 
 def insert_table(readme: Path, text: str) -> None:

@@ -24,6 +24,7 @@ QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # the bars are text on purpose
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
