@@ -5,7 +5,7 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY  := $(VENV)/.ready
 
-.PHONY: help repro test tour lab repro-from-scratch strip check
+.PHONY: help repro test tour lab repro-from-scratch strip push check
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -32,6 +32,9 @@ repro-from-scratch: $(READY)  ## recompute one model, base included: MODEL=vit-g
 
 strip: $(READY)  ## clear the outputs of the source notebooks, before a commit
 	@jupyter nbconvert --clear-output --inplace notebooks/*.ipynb
+
+push: $(READY)  ## put new base models and permutations into .dvc/store, before a commit
+	@dvc push
 
 check: $(READY)  ## name the stages whose results are older than their code; run nothing
 	@python -m workflow.repro --check

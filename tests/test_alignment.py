@@ -110,6 +110,16 @@ def test_outputs_are_taken_before_the_residual_sum():
     torch.testing.assert_close(both, hidden[2].flatten(0, 1).detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_a_vits_attention_outputs_are_those_of_its_output_projection():
+    model, batch = make_model("vit"), make_batch("vit")
+    _, attention = collect_outputs(model, [batch], tokens=1)
+    seen = {}
+    layer = model.vit.layers[2].attention
+    layer.register_forward_hook(lambda m, args, out: seen.update(out=out[0]))
+    model(**batch)
+    torch.testing.assert_close(attention["encoder"][2], seen["out"].flatten(0, 1).detach())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_features_that_are_not_finite_are_refused(bad):
     model, batch = make_model("vit"), make_batch("vit")

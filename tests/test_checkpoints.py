@@ -39,6 +39,11 @@ def test_a_dropped_model_loads_bitwise_equal(family, tmp_path):
     assert torch.equal(logits(small, make_batch(family)), logits(again, make_batch(family)))
 
 
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no model in .*nowhere; `make repro`"):
+        load(tmp_path / "nowhere")
+
+
 def test_a_file_that_lacks_weights_is_refused(tmp_path):
     _, small = merged("gpt2")
     save(small, tmp_path / "small")

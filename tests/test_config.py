@@ -49,6 +49,14 @@ def edit(root, *path_and_value):
             ("models", "vit-glyphs", "finetune", "stpes", 3),
             "models.vit-glyphs.finetune.stpes is not a parameter; valid are steps, batch_size",
         ),
+        (
+            ("recipes", "drop-third", "random_window", 1),
+            "recipes.drop-third random_window is for method permute, not drop",
+        ),
+        (
+            ("models", "vit-glyphs", "data", "path", "data/glyph"),
+            "models.vit-glyphs.data.path is 'data/glyph'; valid are a hub id and data/glyphs",
+        ),
         (("models", "vit-glyphs", "finetune", "steps", 0), "finetune.steps is 0; input should be"),
         (("modles", {}), "modles is not a parameter; valid are run, seed, seeds, threads"),
     ],

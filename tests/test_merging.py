@@ -1,13 +1,16 @@
+from dataclasses import fields
+
 import pytest
 import torch
 from families import LAYERS, MAKERS, logits, make_batch, make_model
 from torch import nn
 
 from ffmerge.activations import collect_features
-from ffmerge.alignment import align
+from ffmerge.alignment import align, load_pairs, pair_name, save_pairs
 from ffmerge.merging import average, count_parameters, merge, merge_aligned, permute
-from ffmerge.selection import find_anchor
+from ffmerge.selection import find_anchor, list_pairs
 from ffmerge.sublayers import find_stacks
+from ffmerge.variants import compress
 
 
 def full_windows(model):
@@ -49,9 +52,12 @@ def test_vanilla_is_the_mean_of_the_weights(family):
     merged = merge(model, windows, method="vanilla")
     for name, stack in find_stacks(model).items():
         for projection in stack.sublayers[0].names:
-            parts = [ff.module(projection).weight for ff in stack.sublayers[1:4]]
+            modules = [ff.module(projection) for ff in stack.sublayers[1:4]]
             for ff in find_stacks(merged)[name].sublayers[1:4]:
-                torch.testing.assert_close(ff.module(projection).weight, sum(parts) / 3)
+                actual = ff.module(projection)
+                torch.testing.assert_close(actual.weight, sum(m.weight for m in modules) / 3)
+                if actual.bias is not None:
+                    torch.testing.assert_close(actual.bias, sum(m.bias for m in modules) / 3)
 
 
 def test_permute_averages_conv1d_weights_in_the_aligned_order():
@@ -82,8 +88,9 @@ def test_anchor_last_equals_anchor_first_of_the_reversed_stack(family):
     for name in features:
         a = find_stacks(last)[name].sublayers[1].read()
         b = find_stacks(first)[name].sublayers[LAYERS - 4].read()
-        torch.testing.assert_close(a.W_in, b.W_in)
-        torch.testing.assert_close(a.W_out, b.W_out)
+        for field in fields(a):
+            if getattr(a, field.name) is not None:
+                torch.testing.assert_close(getattr(a, field.name), getattr(b, field.name))
 
 
 def test_anchor_middle_aligns_both_neighbours_to_the_middle():
@@ -132,6 +139,28 @@ def test_tied_sublayers_are_still_tied_after_an_optimizer_step(family):
     assert not torch.equal(before, stack.sublayers[1].read().W_in)
     assert torch.equal(stack.sublayers[1].read().W_in, stack.sublayers[3].read().W_in)
     assert count_parameters(model) == n_parameters
+
+
+@pytest.mark.parametrize("anchor", ["first", "middle", "last"])
+def test_permutations_of_pairs_serve_every_anchor_inverted_where_needed(anchor, tmp_path):
+    model = make_model("marian")
+    features = collect_features(model, [make_batch("marian", n=40)], tokens=1)
+    pairs = {
+        pair_name(name, a, b): align(x[a], x[b])
+        for name, x in features.items()
+        for a, b in list_pairs([(0, 3)], ["first", "middle", "last"])
+    }
+    save_pairs(pairs, tmp_path / "pairs.safetensors")
+    pairs = load_pairs(tmp_path / "pairs.safetensors")
+    actual = compress(model, "permute", (0, 3), pairs, anchor)
+    expected = merge(model, dict.fromkeys(features, (0, 3)), features, anchor=anchor)
+    for a, b in zip(actual.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_pair_without_a_permutation_is_refused():
+    with pytest.raises(ValueError, match="the pair of sublayers 0 and 1 of the decoder has no"):
+        compress(make_model("gpt2"), "permute", (0, 2), {}, "first")
 
 
 def test_the_model_that_is_merged_stays_as_it_is():

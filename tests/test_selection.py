@@ -3,12 +3,12 @@ import torch
 
 from ffmerge.selection import (
     choose_window,
-    draw_windows,
     find_anchor,
     format_window,
     list_pairs,
     list_windows,
     parse_window,
+    sample_windows,
     score_windows,
 )
 from ffmerge.similarity import cka, cka_matrix
@@ -53,12 +53,12 @@ def test_the_best_window_follows_the_metric_and_ties_go_to_the_earliest():
 
 def test_random_windows_are_distinct_reproducible_and_not_the_best():
     windows = list_windows(12, 5)
-    drawn = draw_windows(windows, 3, seed=0, best=(4, 8))
-    assert drawn == draw_windows(windows, 3, seed=0, best=(4, 8))
+    drawn = sample_windows(windows, 3, seed=0, best=(4, 8))
+    assert drawn == sample_windows(windows, 3, seed=0, best=(4, 8))
     assert len(set(drawn)) == 3 and (4, 8) not in drawn
-    assert any(draw_windows(windows, 3, seed, (4, 8)) != drawn for seed in range(1, 5))
+    assert any(sample_windows(windows, 3, seed, (4, 8)) != drawn for seed in range(1, 5))
     with pytest.raises(ValueError, match="8 random windows were asked for; valid are 0-7"):
-        draw_windows(windows, 8, seed=0, best=(4, 8))
+        sample_windows(windows, 8, seed=0, best=(4, 8))
 
 
 def test_cka_is_one_for_rotations_and_near_zero_for_strangers():

@@ -5,7 +5,7 @@ from torch import nn
 
 from ffmerge.merging import permute
 from ffmerge.pruning import drop_layers
-from ffmerge.sublayers import find_stacks
+from ffmerge.sublayers import check_stacks, find_stacks
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -65,6 +65,17 @@ def test_generation_with_a_cache_survives_a_drop():
     kwargs = {"max_new_tokens": 6, "do_sample": False}
     with_cache = small.generate(**batch, **kwargs, use_cache=True)
     assert torch.equal(with_cache, small.generate(**batch, **kwargs, use_cache=False))
+
+
+def test_another_depth_or_width_than_expected_is_refused():
+    model = make_model("vit")
+    stacks = find_stacks(model)
+    check_stacks(stacks, {"encoder": LAYERS})
+    with pytest.raises(ValueError, match=r"layers is {'encoder': 12}.*valid is .*{'encoder': 4}"):
+        check_stacks(stacks, {"encoder": 12})
+    model.vit.layers[2].mlp.fc1, model.vit.layers[2].mlp.fc2 = nn.Linear(16, 32), nn.Linear(32, 16)
+    with pytest.raises(ValueError, match=r"d_ff \[24, 32\]; valid is one width"):
+        check_stacks(find_stacks(model), {"encoder": LAYERS})
 
 
 def test_a_model_without_sublayers_is_refused():

@@ -72,6 +72,8 @@ def test_modules_are_followed_through_imports_names_and_the_packages_face():
     assert set(named) <= set(modules) and "ffmerge.config" in modules
     assert "ffmerge.tasks.images" not in find_modules("from ffmerge.similarity import cka", named)
     assert "ffmerge.alignment" in find_modules("import ffmerge\nffmerge.merge(model, {})")
+    assert "ffmerge.merging" in find_modules("from ffmerge import merge")
+    assert "ffmerge.similarity" in find_modules("import ffmerge as f\nf.cka(x, y)")
     assert find_modules("import torch") == []
 
 
@@ -144,6 +146,30 @@ def test_a_corpus_altered_by_hand_is_explained_in_one_sentence(tiny):
     with pytest.raises(ValueError, match=r"data/glyphs was altered.*delete data/glyphs") as error:
         ensure_corpus("data/glyphs", params, root)
     assert "\n" not in str(error.value)
+
+
+def test_other_sizes_than_those_of_an_existing_corpus_are_refused(tiny):
+    root, params = tiny
+    ensure_corpus("data/glyphs", params, root)
+    more = params.model_copy(
+        update={"corpora": {"glyphs": params.corpora["glyphs"] | {"test": 65}}}
+    )
+    with pytest.raises(ValueError, match=r"'test': 65}, but data/glyphs holds .*'test': 64}"):
+        ensure_corpus("data/glyphs", more, root)
+
+
+def test_the_embedded_corpus_is_made_of_the_bytes_that_data_dvc_pins(repository, tmp_path):
+    shutil.copy(repository / "data.dvc", tmp_path)
+    ensure_corpus("data/glyphs", load_params(repository), tmp_path)  # checks the fingerprint
+
+
+def test_a_cell_that_is_not_python_is_named(tiny):
+    root, _ = tiny
+    edit_notebook(root, "1_base", lambda nb: nb.cells.append(nbformat.v4.new_code_cell("!ls")))
+    with pytest.raises(
+        ValueError, match=r"1_base.ipynb holds a code cell that is not Python: '!ls'"
+    ):
+        copies(root)
 
 
 def test_the_fingerprint_is_dvcs(repository, tmp_path):

@@ -134,7 +134,7 @@ def _collect(
         device = next(model.parameters()).device
         counted = kept[0][next(iter(stacks))][0]  # the first stack's first layer counts
         seen = 0
-        with tqdm(total=tokens, desc="tokens", unit="token", mininterval=1) as bar:
+        with tqdm(total=tokens, desc="tokens", unit="token") as bar:
             for batch in batches:
                 masks.update(token_masks(model, batch))
                 model(**{key: value.to(device) for key, value in batch.items()})

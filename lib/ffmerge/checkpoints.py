@@ -73,7 +73,7 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
     """Load a model that `save` wrote, or any transformers checkpoint, and share its modules again.
 
     Args:
-        path: the folder, or a hub name.
+        path: the folder (a Path), or a hub name (a string).
         kwargs: passed on to `from_pretrained`, such as dtype or quantization_config.
 
     Returns:
@@ -84,6 +84,8 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
         ValueError: the file lacks weights that no sharing explains.
     """
     folder = Path(path)
+    if isinstance(path, Path) and not path.exists():
+        raise FileNotFoundError(f"no model in {path}; `make repro` or `make lab` brings it there")
     sharing = folder / SHARING
     groups = json.loads(sharing.read_text()) if sharing.exists() else []
     config = transformers.AutoConfig.from_pretrained(path, revision=kwargs.get("revision"))

@@ -31,6 +31,12 @@ class Data(Section):
     }
     columns: dict[str, str] = {}  # the task's name of a column: the data set's
 
+    @property
+    def corpus(self) -> str | None:
+        """Name of the embedded corpus, or None for data of any other kind."""
+        folder, _, name = self.path.partition("/")
+        return name if folder == "data" else None
+
 
 class Training(Section):
     """One training or recovery fine-tuning recipe (Appendix C)."""
@@ -111,6 +117,8 @@ class Recipe(Section):
     def _has_what_the_method_needs(self) -> "Recipe":
         if (self.method == "base") != (self.removed is None):
             raise ValueError("removed is needed by every method but base, and unknown to base")
+        if self.random_window is not None and self.method != "permute":
+            raise ValueError(f"random_window is for method permute, not {self.method}")
         unknown = set(self.finetune) - set(Training.model_fields)
         if unknown:
             raise ValueError(
@@ -156,6 +164,11 @@ class Params(Section):
                         + _lower(first["msg"])
                     ) from None
                 recipe, entry = self.recipes[name], self.models[model]
+                if entry.data.corpus not in (None, *self.corpora):
+                    raise ValueError(
+                        f"models.{model}.data.path is {entry.data.path!r}; valid are a hub id and "
+                        + ", ".join(f"data/{corpus}" for corpus in self.corpora)
+                    )
                 counts = "dropped" if recipe.method == "drop" else "removed"
                 if recipe.removed and recipe.removed not in getattr(entry, counts):
                     raise ValueError(

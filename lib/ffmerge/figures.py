@@ -172,13 +172,12 @@ def draw_windows(ax: Axes, windows: pd.DataFrame, baseline: float, metric: str) 
     ax.set_xlabel("merged window (first-last layer)")
 
 
-def draw_cka(ax: Axes, cka: pd.DataFrame, title: str, colorbar: bool = True) -> None:
+def draw_cka(ax: Axes, cka: pd.DataFrame, title: str) -> None:
     """Figures 5 and 6: CKA between all pairs of sublayers.
 
     Args:
         cka: rows of cka.csv of one kind: a, b ("encoder 3"), cka.
         title: what is compared.
-        colorbar: draw the scale beside it.
     """
     order = list(dict.fromkeys(cka.a))
     wide = cka.pivot(index="a", columns="b", values="cka").loc[order, order]
@@ -190,7 +189,6 @@ def draw_cka(ax: Axes, cka: pd.DataFrame, title: str, colorbar: bool = True) -> 
         cmap="viridis",
         square=True,
         ax=ax,
-        cbar=colorbar,
         cbar_kws={"label": "CKA", "shrink": 0.8},
         xticklabels=labels,
         yticklabels=labels,

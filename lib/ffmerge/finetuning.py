@@ -81,7 +81,7 @@ def finetune(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=task.dataset("train"),
+        train_dataset=task.dataset("train", seed=seed),
         eval_dataset=validation,
         data_collator=task.collate,
         optimizers=(optimizer, make_schedule(optimizer, training)),

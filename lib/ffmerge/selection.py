@@ -103,7 +103,7 @@ def score_windows(
     Returns:
         {window: score}, in the order given.
     """
-    bar = tqdm(windows, desc=label, unit="window", mininterval=1)
+    bar = tqdm(windows, desc=label, unit="window")
     return {window: evaluate(compress(window)) for window in bar}
 
 
@@ -113,7 +113,7 @@ def choose_window(scores: dict[Window, float], higher_is_better: bool) -> Window
     return best(sorted(scores), key=scores.__getitem__)
 
 
-def draw_windows(windows: list[Window], count: int, seed: int, best: Window) -> list[Window]:
+def sample_windows(windows: list[Window], count: int, seed: int, best: Window) -> list[Window]:
     """Draw windows at random, without the best one and without repetition (Section 5.2).
 
     Raises:

@@ -33,7 +33,7 @@ def cka_matrix(outputs: list[Tensor], progress: bool = True) -> Tensor:
     centered = [x.double() - x.double().mean(0) for x in outputs]
     norms = [torch.linalg.matrix_norm(x.T @ x) for x in centered]
     matrix = torch.eye(len(outputs), dtype=torch.float64)
-    bar = tqdm(range(len(outputs)), desc="CKA", unit="row", mininterval=1, disable=not progress)
+    bar = tqdm(range(len(outputs)), desc="CKA", unit="row", disable=not progress)
     for i in bar:
         for j in range(i):
             scale = norms[i] * norms[j]

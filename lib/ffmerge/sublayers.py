@@ -57,6 +57,11 @@ class FeedForward:
         """Number of neurons, the feed-forward dimension."""
         return _shape(self.module("W_in"))[0]
 
+    @property
+    def n_parameters(self) -> int:
+        """Number of its weights and biases."""
+        return sum(p.numel() for name in self.names for p in self.module(name).parameters())
+
     def module(self, projection: str) -> nn.Module:
         """The module of "W_in", "W_gate" or "W_out"."""
         return self.layer.get_submodule(self.names[projection])
@@ -153,6 +158,27 @@ def find_stacks(model: nn.Module) -> dict[str, Stack]:
             "in a ModuleList with two (or, gated, three) linear projections outside attention"
         )
     return dict(sorted(stacks.items(), reverse=True))  # encoder first: it runs first
+
+
+def check_stacks(stacks: dict[str, Stack], layers: dict[str, int]) -> None:
+    """Check that stacks are as deep as expected, and their sublayers of one width.
+
+    Args:
+        stacks: what `find_stacks` found.
+        layers: expected number of layers of each stack.
+
+    Raises:
+        ValueError: another depth, or FF sublayers of different d_ff in one stack.
+    """
+    found = {name: len(stack) for name, stack in stacks.items()}
+    if found != layers:
+        raise ValueError(f"layers is {layers} in params.yaml; valid is what the model has: {found}")
+    for name, stack in stacks.items():
+        widths = sorted({ff.d_ff for ff in stack.sublayers})
+        if len(widths) > 1:
+            raise ValueError(
+                f"the FF sublayers of the {name} have d_ff {widths}; valid is one width in a stack"
+            )
 
 
 def set_layers(model: nn.Module, stack: Stack, keep: list[int]) -> Stack:

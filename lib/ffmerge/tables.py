@@ -43,6 +43,7 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
         for variant in ("base", *params.comparisons):
             after = base if variant == "base" else tuned
             row = after.loc[variant]
+            untuned = _number(*((base, "base") if row.method == "base" else (merged, variant)))
             reduction = 100 * (1 - row.parameter_ratio)
             rows.append(
                 {
@@ -51,8 +52,10 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
                     "Window": row.window if isinstance(row.window, str) else "–",
                     "Removed": f"{row.removed}/{layers}",
                     "Parameters removed (%)": f"{reduction:.1f}",
-                    f"{part.metric.iloc[0]} before tuning": _number(merged, variant),
-                    f"{part.metric.iloc[0]} after tuning": _spread(row),
+                    f"{part.metric.iloc[0]} before tuning": untuned,
+                    f"{part.metric.iloc[0]} after tuning": "–"
+                    if variant == "base"
+                    else _spread(row),
                     "of base (%)": f"{100 * row['mean'] / base.loc['base', 'mean']:.1f}",
                     "Paper": _theirs(theirs, variant),
                 }
@@ -103,7 +106,7 @@ def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     rows = []
     for model in params.run:
         entry = params.models[model]
-        corpus = params.corpora.get(Path(entry.data.path).name, {})
+        corpus = params.corpora.get(entry.data.corpus, {})
         rows.append({"Model": model, "Data": entry.data.path} | _counts(corpus))
         theirs = paper[(paper.model == entry.paper) & (paper.table == 9)]
         if len(theirs):
@@ -114,7 +117,14 @@ def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
 
 def table_overview(full: pd.DataFrame) -> pd.DataFrame:
     """The README's table: what is left after a third and a half of the FF sublayers are merged."""
-    wanted = ["base", "vanilla-third", "permute-third", "vanilla-half", "permute-half"]
+    wanted = [
+        "base",
+        "base-tuned",
+        "vanilla-third",
+        "permute-third",
+        "vanilla-half",
+        "permute-half",
+    ]
     drops = [variant for variant in full.Variant.unique() if variant.startswith("drop")]
     return full[full.Variant.isin([*wanted, *drops])].drop(columns="Window")
 
@@ -152,9 +162,11 @@ def _counts(counts: dict) -> dict:
     }
 
 
-def paper_curve(paper: pd.DataFrame, name: str | None) -> pd.DataFrame:
-    """The paper's Table 10 of one of its models, in the form of `summarise`."""
+def paper_curve(paper: pd.DataFrame, name: str | None) -> pd.DataFrame | None:
+    """The paper's Table 10 of one of its models, in the form of `summarise`; None without one."""
     part = paper[(paper.model == name) & (paper.table == 10)].copy()
+    if part.empty:
+        return None
     part["method"] = part.variant.str.split("-").str[0]
     table = part.assign(mean=part.value, std=0.0)
     table.attrs["base"] = float(part[part.variant == "base"].value.iloc[0])
@@ -189,13 +201,3 @@ def base_while_tuning(curves: pd.DataFrame) -> float | None:
     """The base model's score before its own tuning, in the precision of tuning (bfloat16, say)."""
     start = curves[(curves.method == "base") & (curves.step == 0)]
     return None if start.empty else float(start.iloc[0, -1])
-
-
-def insert_table(readme: Path, text: str) -> None:
-    """Put a table between the README's result markers."""
-    start, end = "<!-- results -->", "<!-- /results -->"
-    if not readme.exists() or start not in readme.read_text():
-        return
-    before, _, rest = readme.read_text().partition(start)
-    _, _, after = rest.partition(end)
-    readme.write_text(f"{before}{start}\n{text}{end}{after}")

@@ -30,7 +30,10 @@ def write_copies(root: Path, params: Params) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     for name in params.run:
         data = params.models[name].data
-        described = data.model_dump() | {"fingerprint": find_fingerprint(data.path, root)}
+        described = data.model_dump() | {
+            "sizes": params.corpora.get(data.corpus),
+            "fingerprint": find_fingerprint(data.path, root),
+        }
         (folder / name).mkdir(parents=True)
         (folder / name / "data.json").write_text(json.dumps(described, indent=1) + "\n")
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
@@ -39,17 +42,27 @@ def write_copies(root: Path, params: Params) -> Path:
         for name in params.run:
             model = params.models[name]
             named = [f"ffmerge.tasks.{model.task}"]
-            if Path(model.data.path).name in params.corpora:
-                named.append(f"ffmerge.corpora.{Path(model.data.path).name}")
+            if model.data.corpus:
+                named.append(f"ffmerge.corpora.{model.data.corpus}")
             _write(folder / name / f"{notebook.stem}.py", code, named)
     return folder
 
 
 def notebook_code(path: Path) -> str:
-    """The code cells of a notebook, normalised."""
+    """The code cells of a notebook, normalised.
+
+    Raises:
+        ValueError: a cell is not Python.
+    """
     cells = json.loads(path.read_text())["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return normalise("\n".join(sources))
+    try:
+        return normalise("\n".join(sources))
+    except SyntaxError as error:
+        raise ValueError(
+            f"{path.name} holds a code cell that is not Python: {(error.text or '').strip()!r}; "
+            "valid are cells without % and ! commands"
+        ) from None
 
 
 @cache
@@ -85,15 +98,20 @@ def find_modules(code: str, named: list[str] = ()) -> list[str]:
 
 @cache
 def _imports(code: str) -> frozenset[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(code)):
+    """Full names of what code imports from ffmerge, the package's face looked through."""
+    names, package = set(), set()  # package: what code calls ffmerge itself
+    nodes = list(ast.walk(ast.parse(code)))
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "ffmerge":
-            names.add(f"ffmerge.{ffmerge._FACE.get(node.attr, node.attr)}")
-    return frozenset(name for name in names if name.startswith("ffmerge."))
+            package |= {a.asname or a.name for a in node.names if a.name == "ffmerge"}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in package:
+            names.add(f"ffmerge.{node.attr}")
+    face = {f"ffmerge.{name}": f"ffmerge.{module}" for name, module in ffmerge._FACE.items()}
+    return frozenset(face.get(name, name) for name in names if name.startswith("ffmerge."))
 
 
 def _file(module: str) -> Path:

@@ -115,8 +115,7 @@ def restore(root: Path, path: str) -> None:
     if out.use_cache and out.hash_info:
         with repo.lock:
             in_cache = not out.changed_cache()
-        if in_cache or out.can_push:
-            run_dvc("checkout" if in_cache else "pull", path)
+        if (in_cache or out.can_push) and dvc(["checkout" if in_cache else "pull", path]) == 0:
             return
     for _, needed in _missing_inputs(repo, owner):
         restore(root, os.path.relpath(needed.fs_path, root))
@@ -143,7 +142,7 @@ def recompute(root: Path, model: str) -> None:
     if model not in params.run:
         raise ValueError(f"MODEL {model!r} is not in run; valid are {', '.join(params.run)}")
     shutil.rmtree(root / "models" / model, ignore_errors=True)
-    if Path(path).name in params.corpora:
+    if params.model(model).data.corpus:
         shutil.rmtree(root / path, ignore_errors=True)
         ensure_corpus(path, params, root)
     check_inputs(root)
@@ -152,6 +151,21 @@ def recompute(root: Path, model: str) -> None:
         if any(parts[0] in ("models", "results") and model in parts for parts in folders):
             run_dvc("repro", "--force", "--no-run-cache", "--single-item", stage.addressing)
     reproduce(root)
+
+
+def update_readme(root: Path) -> str:
+    """Put the generated results between the README's markers; returns them."""
+    readme, table = root / "README.md", (root / "figures" / "results.md").read_text()
+    start, end = "<!-- results -->", "<!-- /results -->"
+    text = readme.read_text() if readme.exists() else ""
+    if start in text:
+        before, _, rest = text.partition(start)
+        updated = f"{before}{start}\n{table}{end}{rest.partition(end)[2]}"
+        if updated != text:
+            partial = readme.with_name(".README.partial")
+            partial.write_text(updated)
+            partial.replace(readme)
+    return table
 
 
 def run_dvc(*arguments: str) -> None:
@@ -212,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             reproduce(root)
             fetch(root)
-        print("\n" + (root / "figures" / "results.md").read_text())
+        print("\n" + update_readme(root))
         print(f"Figures and tables: {root / 'figures'}   Results: {root / 'results'}")
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None

@@ -10,6 +10,7 @@ import shutil
 from importlib import import_module
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import yaml
 
 from ffmerge.config import Params
@@ -24,7 +25,8 @@ def ensure_corpus(path: str, params: Params, root: Path) -> Path:
         root: the repository's folder.
 
     Raises:
-        ValueError: the corpus differs from its fingerprint in data.dvc.
+        ValueError: the corpus differs from its fingerprint in data.dvc, or from its sizes in
+            params.yaml.
     """
     folder = root / path
     made = not folder.exists()
@@ -36,7 +38,19 @@ def ensure_corpus(path: str, params: Params, root: Path) -> Path:
         corpus.write_corpus(partial, **params.corpora[folder.name])
         os.replace(partial, folder)
     check_fingerprint(path, root, made)
+    sizes = params.corpora[folder.name]
+    found = {split: count_rows(folder, split) for split in sizes}
+    if found != sizes:
+        raise ValueError(
+            f"params.yaml: corpora.{folder.name} is {sizes}, but {path} holds {found}; delete "
+            f"{path} to have it made anew, then run `dvc commit data.dvc`"
+        )
     return folder
+
+
+def count_rows(folder: Path, split: str) -> int:
+    """Number of examples in the Parquet files of a split."""
+    return sum(parquet.read_metadata(file).num_rows for file in folder.glob(f"{split}-*.parquet"))
 
 
 def check_fingerprint(path: str, root: Path, made: bool = False) -> None:
@@ -52,7 +66,8 @@ def check_fingerprint(path: str, root: Path, made: bool = False) -> None:
     if actual != pinned and made:
         raise ValueError(
             f"{path} was made anew but has fingerprint {actual}, not {pinned} as data.dvc says; "
-            "valid are the package versions of requirements.txt"
+            "valid are the package versions of requirements.txt and the sizes that it was pinned "
+            "with; run `dvc commit data.dvc` to keep the change"
         )
     if actual != pinned:
         raise ValueError(

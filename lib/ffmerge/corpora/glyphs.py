@@ -53,7 +53,7 @@ def render_glyphs(n: int, seed: int, desc: str = "glyphs") -> tuple[list[dict], 
     fonts = load_fonts()
     labels = rng.integers(len(CHARACTERS), size=n)
     images = []
-    for label in tqdm(labels, desc=desc, unit="image", mininterval=1, leave=False):
+    for label in tqdm(labels, desc=desc, unit="image", leave=False):
         pixels = _draw(CHARACTERS[label], fonts[rng.integers(len(fonts))], rng)
         stream = io.BytesIO()
         Pillow.fromarray(pixels).save(stream, "PNG")

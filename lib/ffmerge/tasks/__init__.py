@@ -38,14 +38,18 @@ class Score:
 class Task(Protocol):
     """What every task can do."""
 
-    metric: str  # the one that selects windows and models, with its unit: "accuracy (%)"
+    metric: str  # the one that selects windows and models
+    unit: str  # of the metric, such as "%"
     higher_is_better: bool
 
     def new_model(self) -> PreTrainedModel:
         """An untrained base model."""
 
-    def dataset(self, split: str, limit: int | None = None) -> Iterable:
-        """The examples of "train", "validation" or "test", at most `limit` of them."""
+    def dataset(self, split: str, limit: int | None = None, seed: int = 0) -> Iterable:
+        """The examples of "train", "validation" or "test", at most `limit` of them.
+
+        The seed orders streamed training data; Trainer itself shuffles the rest.
+        """
 
     def collate(self, examples: list[dict]) -> Batch:
         """Examples to the keyword arguments of the model's forward, labels included."""
@@ -69,7 +73,7 @@ def load_task(name: str, params: Params, root: Path) -> Task:
     """
     model = params.model(name)
     data = model.data
-    if Path(data.path).name in params.corpora:
+    if data.corpus:
         folder = ensure_corpus(data.path, params, root)
         data = data.model_copy(update={"path": str(folder)})
     module = import_module(f"ffmerge.tasks.{model.task}")

@@ -30,9 +30,10 @@ class Task:
         """Args: base and data of the model's entry; folder of the base model, if it exists."""
         self.base, self.data = base, data
         self.image, self.label = (data.columns.get(name, name) for name in ("image", "label"))
-        source = base.hub or folder
-        if base.hub or (folder / "preprocessor_config.json").exists():
-            self.processor = AutoImageProcessor.from_pretrained(source, revision=base.revision)
+        if (folder / "preprocessor_config.json").exists():
+            self.processor = AutoImageProcessor.from_pretrained(folder)
+        elif base.hub:
+            self.processor = AutoImageProcessor.from_pretrained(base.hub, revision=base.revision)
         else:
             self.processor = ViTImageProcessorPil(**base.processor)
         self.mode = "RGB" if len(self.processor.image_mean) == 3 else "L"
@@ -47,7 +48,7 @@ class Task:
         )
         return ViTForImageClassification(config)
 
-    def dataset(self, split: str, limit: int | None = None) -> Iterable:
+    def dataset(self, split: str, limit: int | None = None, seed: int = 0) -> Iterable:
         """The labelled images of a split; streamed where the entry says so."""
         dataset = load_dataset(
             self.data.path,
@@ -57,7 +58,7 @@ class Task:
             streaming=self.data.streaming,
         )
         if self.data.streaming and split == "train":  # Trainer shuffles only what it can index
-            dataset = dataset.shuffle(seed=0, buffer_size=10_000)
+            dataset = dataset.shuffle(seed=seed, buffer_size=10_000)
         return dataset if limit is None else dataset.take(limit)
 
     def collate(self, examples: list[dict]) -> Batch:
