@@ -115,7 +115,7 @@ def draw_removed(ax: Axes, table: pd.DataFrame, baseline: float, most: int | Non
     draw_baseline(ax, baseline)
     ax.set_xlabel("FF sublayers removed")
     ax.set_xticks([0, *table.removed.unique()])
-    ax.set_xlim(right=1.3 * table.removed.max())
+    ax.set_xlim(right=1.4 * table.removed.max())
 
 
 def draw_reduction(ax: Axes, table: pd.DataFrame, baseline: float) -> None:

@@ -36,14 +36,17 @@ def reproduce(root: Path) -> None:
     """
     check_inputs(root)
     while True:
-        for path in find_lacking(root):
+        stale = find_stale(root)
+        lost = find_lost(root, stale)
+        for path in find_lacking(root, stale, lost):
             restore(root, path)
-        for stage in find_lost(root):  # DVC alone would take them for unchanged
+        for stage in lost:  # DVC alone would take them for unchanged
             run_dvc("repro", "--force", "--single-item", stage)
         code = dvc(["repro", "--pull", "--allow-missing"])
-        if code == 0 and not find_lost(root):
+        if code == 0 and not find_lost(root, []):
             return
-        if code and not find_lacking(root):
+        stale = find_stale(root)
+        if code and not find_lacking(root, stale, find_lost(root, stale)):
             raise SystemExit(code)
 
 
@@ -71,10 +74,9 @@ def find_stale(root: Path) -> list[str]:
         ]
 
 
-def find_lost(root: Path) -> list[str]:
+def find_lost(root: Path, stale: list[str]) -> list[str]:
     """The stages with a result that git tracks and that is gone, where nothing before is stale."""
     repo = Repo(str(root))
-    stale = set(find_stale(root))
     return [
         stage.addressing
         for stage in plan_repro(repo.index.graph)
@@ -84,15 +86,13 @@ def find_lost(root: Path) -> list[str]:
     ]
 
 
-def find_lacking(root: Path) -> list[str]:
+def find_lacking(root: Path, stale: list[str], lost: list[str]) -> list[str]:
     """The missing files that stages to be run read, if they are what their own stage would make.
 
     What a stale stage makes, or one after it, is left to `dvc repro`.
     """
     repo = Repo(str(root))
-    stale = set(find_stale(root))
-    waiting = [stage for stage in repo.index.stages if stage.addressing in stale]
-    waiting += [_find(repo, name) for name in find_lost(root)]
+    waiting = [stage for stage in repo.index.stages if stage.addressing in (*stale, *lost)]
     return list(
         dict.fromkeys(
             os.path.relpath(out.fs_path, root)
@@ -186,15 +186,11 @@ def _missing_inputs(repo: Repo, stage: Stage) -> list[tuple[Stage, Output]]:
     ]
 
 
-def _is_settled(repo: Repo, stage: Stage, stale: set[str]) -> bool:
+def _is_settled(repo: Repo, stage: Stage, stale: list[str]) -> bool:
     """Whether neither a stage nor anything before it has to run."""
     graph = repo.index.graph  # its edges point from a stage to what it needs
     before = {stage, *networkx.descendants(graph, stage)}
     return not any(needed.addressing in stale for needed in before)
-
-
-def _find(repo: Repo, name: str) -> Stage:
-    return next(stage for stage in repo.index.stages if stage.addressing == name)
 
 
 def _overlap(a: Path, b: Path) -> bool:
@@ -213,7 +209,8 @@ def main(arguments: list[str] | None = None) -> None:
         os.chdir(root)
         if options.check:
             check_inputs(root)
-            stale = find_stale(root) + find_lost(root)
+            stale = find_stale(root)
+            stale += find_lost(root, stale)
             if stale:
                 raise SystemExit("stale: " + ", ".join(stale))
             print("no stage is stale")
