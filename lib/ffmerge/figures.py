@@ -75,11 +75,11 @@ def summarise(results: pd.DataFrame, phase: str = "tuned") -> pd.DataFrame:
     return table.join(grouped[["method", "removed", "window", "parameter_ratio"]].first())
 
 
-def draw_baseline(ax: Axes, value: float, label: str = "uncompressed") -> None:
+def draw_baseline(ax: Axes, value: float) -> None:
     """The uncompressed model: a dashed line across, labelled directly."""
     ax.axhline(value, color=COLORS["base"], ls="--", lw=1.2, zorder=1)
     ax.annotate(
-        f"{label} {value:.1f}",
+        f"uncompressed {value:.1f}",
         (1, value),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),

@@ -31,6 +31,11 @@ def select_metric(results: pd.DataFrame, model: str) -> pd.DataFrame:
     return part[part.metric == part.metric.iloc[0]]
 
 
+def select_paper(paper: pd.DataFrame, model: str | None, table: int) -> pd.DataFrame:
+    """What one table of the paper says of one of its models; no rows if it says nothing."""
+    return paper[(paper.model == model) & (paper.table == table)]
+
+
 def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     """Table 10: results before and after tuning at every count removed, the paper's beside ours."""
     rows = []
@@ -39,11 +44,11 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
         tuned, merged = summarise(part), summarise(part, "merged")
         base = summarise(part, "base")
         layers = sum(entry.layers.values())
-        theirs = paper[(paper.model == entry.paper) & (paper.table == 10)].set_index("variant")
+        theirs = select_paper(paper, entry.paper, 10).set_index("variant")
         for variant in ("base", *params.comparisons):
             after = base if variant == "base" else tuned
             row = after.loc[variant]
-            untuned = _number(*((base, "base") if row.method == "base" else (merged, variant)))
+            untuned = _number(base, "base") if row.method == "base" else _number(merged, variant)
             reduction = 100 * (1 - row.parameter_ratio)
             rows.append(
                 {
@@ -80,7 +85,7 @@ def table_ablation(
     for model in params.run:
         part, entry = select_metric(results, model), params.models[model]
         tuned, merged = summarise(part), summarise(part, "merged")
-        theirs = paper[(paper.model == entry.paper) & (paper.table == number)]
+        theirs = select_paper(paper, entry.paper, number).set_index("variant")
         for variant, name in names.items():
             if variant not in tuned.index:  # not among the variants to run
                 continue
@@ -92,7 +97,7 @@ def table_ablation(
                     "before tuning": _number(merged, variant),
                     "after tuning": _spread(tuned.loc[variant]),
                     "Seeds": int(tuned.loc[variant, "seeds"]),
-                    "Paper": _theirs(theirs.set_index("variant"), variant),
+                    "Paper": _theirs(theirs, variant),
                 }
             )
     return pd.DataFrame(rows)
@@ -108,7 +113,7 @@ def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
         entry = params.models[model]
         corpus = params.corpora.get(entry.data.corpus, {})
         rows.append({"Model": model, "Data": entry.data.path} | _counts(corpus))
-        theirs = paper[(paper.model == entry.paper) & (paper.table == 9)]
+        theirs = select_paper(paper, entry.paper, 9)
         if len(theirs):
             counts = dict(zip(theirs.metric, theirs.value.astype(int), strict=True))
             rows.append({"Model": entry.paper, "Data": theirs.variant.iloc[0]} | _counts(counts))
@@ -143,32 +148,13 @@ def write_table(table: pd.DataFrame, folder: Path, name: str, title: str, notes:
     return text
 
 
-def _number(table: pd.DataFrame, variant: str) -> str:
-    return f"{table.loc[variant, 'mean']:.2f}" if variant in table.index else "–"
-
-
-def _spread(row: pd.Series) -> str:
-    return f"{row['mean']:.2f} ± {row['std']:.2f}" if row.seeds > 1 else f"{row['mean']:.2f}"
-
-
-def _theirs(table: pd.DataFrame, variant: str) -> str:
-    return f"{table.loc[variant, 'value']:.1f}" if variant in table.index else "–"
-
-
-def _counts(counts: dict) -> dict:
-    return {
-        split.capitalize(): f"{counts[split]:,}" if split in counts else "–"
-        for split in ("train", "validation", "test")
-    }
-
-
 def paper_curve(paper: pd.DataFrame, name: str | None) -> pd.DataFrame | None:
     """The paper's Table 10 of one of its models, in the form of `summarise`; None without one."""
-    part = paper[(paper.model == name) & (paper.table == 10)].copy()
+    part = select_paper(paper, name, 10)
     if part.empty:
         return None
-    part["method"] = part.variant.str.split("-").str[0]
-    table = part.assign(mean=part.value, std=0.0)
+    methods = part.variant.str.split("-").str[0]
+    table = part.assign(method=methods, mean=part.value, std=0.0)
     table.attrs["base"] = float(part[part.variant == "base"].value.iloc[0])
     return table
 
@@ -201,3 +187,22 @@ def base_while_tuning(curves: pd.DataFrame) -> float | None:
     """The base model's score before its own tuning, in the precision of tuning (bfloat16, say)."""
     start = curves[(curves.method == "base") & (curves.step == 0)]
     return None if start.empty else float(start.iloc[0, -1])
+
+
+def _number(table: pd.DataFrame, variant: str) -> str:
+    return f"{table.loc[variant, 'mean']:.2f}" if variant in table.index else "–"
+
+
+def _spread(row: pd.Series) -> str:
+    return f"{row['mean']:.2f} ± {row['std']:.2f}" if row.seeds > 1 else f"{row['mean']:.2f}"
+
+
+def _theirs(table: pd.DataFrame, variant: str) -> str:
+    return f"{table.loc[variant, 'value']:.1f}" if variant in table.index else "–"
+
+
+def _counts(counts: dict) -> dict:
+    return {
+        split.capitalize(): f"{counts[split]:,}" if split in counts else "–"
+        for split in ("train", "validation", "test")
+    }
