@@ -30,12 +30,21 @@ class Data(Section):
         "test": "test",
     }
     columns: dict[str, str] = {}  # the task's name of a column: the data set's
+    separator: str | None = None  # between texts; the end-of-text token if left out
 
     @property
     def corpus(self) -> str | None:
         """Name of the embedded corpus, or None for data of any other kind."""
         folder, _, name = self.path.partition("/")
         return name if folder == "data" else None
+
+
+class Adapters(Section):
+    """QLoRA: adapters on every linear layer of a model frozen in 4 bits (Section 6, Appendix A)."""
+
+    rank: PositiveInt
+    alpha: float = Field(gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
 
 
 class Training(Section):
@@ -52,6 +61,7 @@ class Training(Section):
     maximum_gradient_norm: float = Field(1.0, gt=0)
     evaluate_every: PositiveInt
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    adapters: Adapters | None = None  # train these instead of the model's own weights
 
 
 class Base(Section):
@@ -70,21 +80,36 @@ class Base(Section):
         return self
 
 
-class Model(Section):
-    """Everything about one model: its data, base, windows and recovery fine-tuning."""
+class Use(Section):
+    """What a model is used for: a task, its data, and how much of them is scored at a time."""
 
     task: str
-    paper: str | None = None  # the paper's model that it stands in for, as results/paper.csv says
     data: Data
+    validation_examples: PositiveInt
+    batch_size: PositiveInt
+
+
+class Model(Use):
+    """Everything about one model: its data, base, windows and recovery fine-tuning.
+
+    Its own task trains the base, gives the features and selects the windows; the recovery
+    fine-tuning and the test may be another task's, `downstream`.
+    """
+
+    paper: str | None = None  # the paper's model that it stands in for, as results/paper.csv says
     layers: dict[Literal["encoder", "decoder"], PositiveInt]
     attention: Literal["eager", "sdpa"] = "sdpa"
     base: Base
     features: dict[Literal["tokens", "batch_size"], PositiveInt]
-    validation_examples: PositiveInt
-    batch_size: PositiveInt
     removed: dict[Ratio, PositiveInt]
     dropped: dict[Ratio, PositiveInt]
     finetune: Training
+    downstream: Use | None = None
+
+    @property
+    def recovery(self) -> Use:
+        """What the recovery fine-tuning trains and the test split measures."""
+        return self.downstream or self
 
     @model_validator(mode="after")
     def _counts_fit(self) -> "Model":
@@ -111,6 +136,7 @@ class Recipe(Section):
     anchor: Literal["first", "middle", "last"] = "first"
     random_window: PositiveInt | None = None  # 1 is the first one drawn; without it, the best
     tuned: bool = True
+    int8: bool = False  # scored under LLM.int8() too (Section 5.5)
     finetune: dict[str, Any] = {}  # overrides single entries of the model's `finetune`
 
     @model_validator(mode="after")
@@ -128,6 +154,14 @@ class Recipe(Section):
         return self
 
 
+class Experiments(Section):
+    """Models to run, with the variants to compare on them."""
+
+    run: list[Name]
+    comparisons: list[Name]  # variants tuned once per seed
+    ablations: list[Name]  # variants tuned with the first seed only
+
+
 class Params(Section):
     """params.yaml as a whole."""
 
@@ -137,6 +171,7 @@ class Params(Section):
     threads: PositiveInt
     comparisons: list[Name]  # variants tuned once per seed
     ablations: list[Name]  # variants tuned with the first seed only
+    qlora: Experiments  # the same for models that are tuned through adapters (Table 4)
     recipes: dict[Name, Recipe]
     corpora: dict[Name, dict[str, int]]
     models: dict[Name, Model]
@@ -147,46 +182,75 @@ class Params(Section):
             ("run", self.run, self.models),
             ("comparisons", self.comparisons, self.recipes),
             ("ablations", self.ablations, self.recipes),
+            ("qlora.run", self.qlora.run, self.models),
+            ("qlora.comparisons", self.qlora.comparisons, self.recipes),
+            ("qlora.ablations", self.qlora.ablations, self.recipes),
         ):
             for name in names:
                 if name not in valid:
                     raise ValueError(
                         f"{where} names {name!r}, which is unknown; valid are {', '.join(valid)}"
                     )
-        for name in (*self.comparisons, *self.ablations):
-            for model in self.run:
-                try:
-                    self.training(model, name)
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    raise ValueError(
-                        f"recipes.{name}.finetune.{first['loc'][0]} is {first['input']!r}; "
-                        + _lower(first["msg"])
-                    ) from None
-                recipe, entry = self.recipes[name], self.models[model]
-                if entry.data.corpus not in (None, *self.corpora):
-                    raise ValueError(
-                        f"models.{model}.data.path is {entry.data.path!r}; valid are a hub id and "
-                        + ", ".join(f"data/{corpus}" for corpus in self.corpora)
-                    )
-                counts = "dropped" if recipe.method == "drop" else "removed"
-                if recipe.removed and recipe.removed not in getattr(entry, counts):
-                    raise ValueError(
-                        f"recipes.{name}.removed is {recipe.removed!r}; for {model} valid are "
-                        + ", ".join(getattr(entry, counts))
-                    )
+        for model in self.running:
+            self._check_data(model)
+            for variant in self.variants_of(model):
+                self._check_variant(model, variant)
         return self
+
+    def _check_data(self, model: Name) -> None:
+        for use in {id(u): u for u in (self.models[model], self.models[model].recovery)}.values():
+            if use.data.corpus not in (None, *self.corpora):
+                raise ValueError(
+                    f"models.{model}.data.path is {use.data.path!r}; valid are a hub id and "
+                    + ", ".join(f"data/{corpus}" for corpus in self.corpora)
+                )
+
+    def _check_variant(self, model: Name, variant: Name) -> None:
+        recipe, entry = self.recipes[variant], self.models[model]
+        try:
+            training = self.training(model, variant)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(
+                f"recipes.{variant}.finetune.{first['loc'][0]} is {first['input']!r}; "
+                + _lower(first["msg"])
+            ) from None
+        if (model in self.qlora.run) != (training.adapters is not None):
+            raise ValueError(
+                f"models.{model}.finetune.adapters is {training.adapters}; valid are settings "
+                "for a model in qlora.run, and none for a model in run"
+            )
+        counts = "dropped" if recipe.method == "drop" else "removed"
+        if recipe.removed and recipe.removed not in getattr(entry, counts):
+            raise ValueError(
+                f"recipes.{variant}.removed is {recipe.removed!r}; for {model} valid are "
+                + ", ".join(getattr(entry, counts))
+            )
+
+    @property
+    def running(self) -> list[Name]:
+        """All models to run, those with adapters last."""
+        return [*self.run, *self.qlora.run]
+
+    def experiments_of(self, model: Name) -> "Experiments | Params":
+        """The lists of variants that a model takes part in."""
+        return self.qlora if model in self.qlora.run else self
+
+    def variants_of(self, model: Name) -> list[Name]:
+        """The tuned variants of a model: comparisons, then ablations."""
+        experiments = self.experiments_of(model)
+        return [*experiments.comparisons, *experiments.ablations]
 
     def training(self, model: Name, variant: Name) -> Training:
         """The recovery fine-tuning of one variant: the model's own, with the variant's changes."""
         changed = self.models[model].finetune.model_dump() | self.recipes[variant].finetune
         return Training(**changed)
 
-    def seeds_of(self, variant: Name) -> list[int]:
+    def seeds_of(self, model: Name, variant: Name) -> list[int]:
         """The seeds that a variant is tuned with; the untouched base has none."""
         if not self.recipes[variant].tuned:
             return []
-        return self.seeds if variant in self.comparisons else self.seeds[:1]
+        return self.seeds if variant in self.experiments_of(model).comparisons else self.seeds[:1]
 
     def model(self, name: Name) -> Model:
         """The entry of one model.

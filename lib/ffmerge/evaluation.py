@@ -1,5 +1,7 @@
 """Rows of results.csv: one metric of one model state, with all that is needed to plot it."""
 
+from pathlib import Path
+
 from ffmerge.selection import format_window
 from ffmerge.tasks import Score
 
@@ -18,6 +20,8 @@ COLUMNS = [
     "parameters",
     "parameter_ratio",
     "bytes",
+    "precision",
+    "signature",
 ]
 
 
@@ -29,6 +33,7 @@ def make_rows(
     parameters: int,
     base_parameters: int,
     n_bytes: int,
+    precision: str = "float32",
 ) -> list[dict]:
     """The rows of one scored model: one for each metric (Table 10).
 
@@ -39,7 +44,8 @@ def make_rows(
         seed: of the tuning, if there was one.
         parameters, base_parameters: of this model and of the uncompressed one, embeddings
             included, shared ones once; their quotient is the paper's compression ratio.
-        n_bytes: of the weights on disk.
+        n_bytes: of the weights, shared ones once.
+        precision: of the weights: "float32", "int8" or "nf4".
 
     Returns:
         Dictionaries with the keys of `COLUMNS`, in that order.
@@ -53,8 +59,24 @@ def make_rows(
         "parameters": parameters,
         "parameter_ratio": parameters / base_parameters,
         "bytes": n_bytes,
+        "precision": precision,
     }
-    return [
-        {column: (shared | {"metric": metric, "value": value})[column] for column in COLUMNS}
-        for metric, value in score.values.items()
-    ]
+    rows = []
+    for metric, value in score.values.items():
+        row = {"metric": metric, "value": value, "signature": score.signatures.get(metric)}
+        rows.append({column: (shared | row)[column] for column in COLUMNS})
+    return rows
+
+
+def write_answers(score: Score, folder: Path) -> None:
+    """Write a model's answers beside what was expected, for other metrics such as COMET.
+
+    Args:
+        score: with answers.
+        folder: made if it is not there; for a translator it holds source.txt, reference.txt and
+            translation.txt, with one example in each line.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in score.answers.items():
+        one_line = (" ".join(line.split()) for line in lines)
+        (folder / f"{name}.txt").write_text("\n".join(one_line) + "\n", encoding="utf-8")

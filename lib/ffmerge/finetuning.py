@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
@@ -49,6 +50,8 @@ def finetune(
         metric on the validation batches; step 0 is before any training.
     """
     on_gpu = torch.cuda.is_available()
+    train = task.dataset("train", seed=seed)
+    lengths_known = "length" in (getattr(train, "column_names", None) or ())
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=training.steps,
@@ -68,12 +71,13 @@ def finetune(
         metric_for_best_model=task.metric,
         greater_is_better=task.higher_is_better,
         seed=seed,
+        train_sampling_strategy="group_by_length" if lengths_known else "random",
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",
     )
     optimizer = AdamW(
-        model.parameters(),
+        trained_weights(model).values(),
         training.learning_rate,
         weight_decay=training.weight_decay,
         fused=True,
@@ -81,7 +85,7 @@ def finetune(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=task.dataset("train", seed=seed),
+        train_dataset=train,
         eval_dataset=validation,
         data_collator=task.collate,
         optimizers=(optimizer, make_schedule(optimizer, training)),
@@ -92,6 +96,11 @@ def finetune(
     trainer.train(resume_from_checkpoint=resume or None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # back to its own precision
     return _learning_curve(trainer.state.log_history, task.metric)
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that training changes, shared ones once: all of them, or the adapters'."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def make_schedule(optimizer: AdamW, training: Training) -> LRScheduler:
@@ -110,23 +119,37 @@ def make_schedule(optimizer: AdamW, training: Training) -> LRScheduler:
 
 
 class _Trainer(Trainer):
-    """Trainer that selects by the task's own metric; its checkpoints hold what is shared once.
+    """Trainer that selects by the task's own metric; its checkpoints hold what is trained, once.
 
     Its own way of saving renames the weights of refactored models (ViT) to their old names, and
-    its own way of loading then finds none of them and only warns; safetensors' pair is strict.
+    its own way of loading then finds none of them and only warns; here every name must match.
     """
 
     task: Task
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_model(self.model, Path(output_dir) / WEIGHTS)
+        weights = trained_weights(self.model)
+        save_file(
+            {name: p.detach().contiguous() for name, p in weights.items()},
+            Path(output_dir) / WEIGHTS,
+        )
 
+    @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        load_model(self.model, Path(resume_from_checkpoint) / WEIGHTS)
+        saved = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        weights = trained_weights(self.model)
+        if saved.keys() != weights.keys():
+            unmatched = sorted(saved.keys() ^ weights.keys())
+            raise ValueError(
+                f"{resume_from_checkpoint} is not of this model: {unmatched[0]} (of "
+                f"{len(unmatched)} names) is in one of them only"
+            )
+        for name, p in weights.items():
+            p.copy_(saved[name])
 
     def _load_best_model(self) -> None:
-        load_model(self.model, Path(self.state.best_model_checkpoint) / WEIGHTS)
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict:
         score = self.task.evaluate(self.model, self.eval_dataset)

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import ffmerge
-from ffmerge.config import Params, find_root, load_params
+from ffmerge.config import Model, Params, Use, find_root, load_params
 from ffmerge.corpora import find_fingerprint
 
 LIBRARY = Path(ffmerge.__file__).parent
@@ -24,28 +24,35 @@ def write_copies(root: Path, params: Params) -> Path:
     """Write .code/NOTEBOOK.py and .code/MODEL/NOTEBOOK.py for every notebook and model to run.
 
     A model's copies hold its task and its corpus too, which are found by name at run time, and
-    .code/MODEL/data.json says what its data are: the entry of params.yaml and the fingerprint.
+    .code/MODEL/data.json says what its data are: the entry of params.yaml and the fingerprint;
+    downstream.json says the same of what it is tuned and tested on.
     """
     folder = root / ".code"
     shutil.rmtree(folder, ignore_errors=True)
-    for name in params.run:
-        data = params.models[name].data
-        described = data.model_dump() | {
-            "sizes": params.corpora.get(data.corpus),
-            "fingerprint": find_fingerprint(data.path, root),
-        }
+    for name in params.running:
         (folder / name).mkdir(parents=True)
-        (folder / name / "data.json").write_text(json.dumps(described, indent=1) + "\n")
+        for file, use in _uses(params.models[name]).items():
+            fields = {"data"} if file == "data" else set(Use.model_fields)
+            described = use.model_dump(include=fields) | {
+                "sizes": params.corpora.get(use.data.corpus),
+                "fingerprint": find_fingerprint(use.data.path, root),
+            }
+            (folder / name / f"{file}.json").write_text(json.dumps(described, indent=1) + "\n")
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         code = notebook_code(notebook)
         _write(folder / f"{notebook.stem}.py", code, [])
-        for name in params.run:
-            model = params.models[name]
-            named = [f"ffmerge.tasks.{model.task}"]
-            if model.data.corpus:
-                named.append(f"ffmerge.corpora.{model.data.corpus}")
+        for name in params.running:
+            uses = _uses(params.models[name])
+            use = uses["downstream" if "downstream=True" in code else "data"]
+            named = [f"ffmerge.tasks.{use.task}"]
+            if use.data.corpus:
+                named.append(f"ffmerge.corpora.{use.data.corpus}")
             _write(folder / name / f"{notebook.stem}.py", code, named)
     return folder
+
+
+def _uses(model: Model) -> dict[str, Use]:
+    return {"data": model, "downstream": model.recovery}
 
 
 def notebook_code(path: Path) -> str:

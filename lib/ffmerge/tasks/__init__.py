@@ -4,7 +4,7 @@ Adding a kind is adding a file with a class that has what `Task` below lists.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -24,10 +24,14 @@ class Score:
     Attributes:
         values: metric to value; the first metric is the one that models are selected by.
         n_examples: how many examples were scored.
+        signatures: metric to how it was computed, for those that come in many versions.
+        answers: what was expected and what the model answered, one line for each example.
     """
 
     values: dict[str, float]
     n_examples: int
+    signatures: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -61,22 +65,24 @@ class Task(Protocol):
         """Keep beside the model what turns raw examples into its input."""
 
 
-def load_task(name: str, params: Params, root: Path) -> Task:
+def load_task(name: str, params: Params, root: Path, downstream: bool = False) -> Task:
     """The task of a model, with its data at hand.
 
     Args:
         name: of the model in params.yaml.
         params, root: params.yaml and the folder that it lies in.
+        downstream: the task of its recovery fine-tuning and test, where that is another one.
 
     Raises:
         ValueError: an embedded corpus that differs from data.dvc.
     """
     model = params.model(name)
-    data = model.data
+    use = model.recovery if downstream else model
+    data = use.data
     if data.corpus:
         folder = ensure_corpus(data.path, params, root)
         data = data.model_copy(update={"path": str(folder)})
-    module = import_module(f"ffmerge.tasks.{model.task}")
+    module = import_module(f"ffmerge.tasks.{use.task}")
     return module.Task(model.base, data, root / "models" / name / "base")
 
 

@@ -72,12 +72,14 @@ class Task:
     def evaluate(self, model: PreTrainedModel, batches: Iterable[Batch]) -> Score:
         """Percentage of images whose class scores highest."""
         model.eval()
-        correct = n = 0
+        names, answers = model.config.id2label, {"label": [], "answer": []}
         for batch in tqdm(batches, desc="evaluate", unit="batch", delay=5, leave=False):
             logits = model(pixel_values=batch["pixel_values"].to(model.device)).logits
-            correct += int((logits.argmax(-1).cpu() == batch["labels"]).sum())
-            n += len(batch["labels"])
-        return Score({self.metric: 100 * correct / n}, n)
+            answers["label"] += [names[label] for label in batch["labels"].tolist()]
+            answers["answer"] += [names[label] for label in logits.argmax(-1).tolist()]
+        pairs = list(zip(*answers.values(), strict=True))
+        correct = sum(label == answer for label, answer in pairs)
+        return Score({self.metric: 100 * correct / len(pairs)}, len(pairs), answers=answers)
 
     def save_processor(self, path: Path) -> None:
         """Write the image processor's settings into a model's folder."""
