@@ -1,6 +1,6 @@
 """What the tasks on text share: tokenizers, untrained models, batches that keep their examples."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ IGNORED = -100  # the label of a position that neither the loss nor a metric cou
 class TextBatch(dict[str, Tensor]):
     """Keyword arguments of the model's forward, and the examples that they were made from."""
 
-    def __init__(self, tensors: dict[str, Tensor], examples: list[dict]) -> None:
+    def __init__(self, tensors: dict[str, Tensor], examples: Sequence[dict] = ()) -> None:
         super().__init__(tensors)
         self.examples = examples
 
