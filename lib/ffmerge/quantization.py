@@ -6,6 +6,8 @@ the parameter is sound, which gives every layer of a tied window its own adapter
 """
 
 import copy
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -82,9 +84,7 @@ def add_adapters(
     """
     _check_widths(model)
     frozen = untie_adapters(load_nf4(save(model, scratch), **kwargs))
-    for file in scratch.iterdir():
-        file.unlink()
-    scratch.rmdir()
+    shutil.rmtree(scratch)
     frozen = prepare_model_for_kbit_training(frozen, use_gradient_checkpointing=False)
     if isinstance(adapters, Path):
         return PeftModel.from_pretrained(frozen, adapters)
@@ -96,6 +96,23 @@ def add_adapters(
         target_modules="all-linear",
     )
     return get_peft_model(frozen, settings)
+
+
+def save_adapters(model: PeftModel, path: Path) -> Path:
+    """Save trained adapters, without the frozen model; all of them, or nothing.
+
+    Args:
+        model: what `add_adapters` made.
+        path: a folder; replaced if it exists.
+    """
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for settings in model.peft_config.values():
+        settings.base_model_name_or_path = None  # a scratch folder that is gone
+    model.save_pretrained(partial)
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(partial, path)
+    return path
 
 
 def count_bytes(model: nn.Module) -> int:

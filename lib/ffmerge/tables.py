@@ -5,63 +5,34 @@ from pathlib import Path
 import pandas as pd
 
 from ffmerge.config import Params
-from ffmerge.evaluation import COLUMNS
-from ffmerge.figures import summarise
+from ffmerge.results import retained, select_metric, select_paper, summarise
 
-
-def collect_results(root: Path, params: Params) -> pd.DataFrame:
-    """results.csv: the rows of every variant of every model in `run`.
-
-    Raises:
-        FileNotFoundError: a variant has not been evaluated.
-    """
-    parts = []
-    for model in params.run:
-        for variant in ("base", *params.comparisons, *params.ablations):
-            path = root / "results" / "models" / model / "evals" / f"{variant}.csv"
-            if not path.exists():
-                raise FileNotFoundError(f"{path} is missing; `make repro` evaluates {variant}")
-            parts.append(pd.read_csv(path, dtype={"removed": str}))
-    return pd.concat(parts, ignore_index=True)[COLUMNS].astype({"seed": "Int64"})
-
-
-def select_metric(results: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The rows of one model and its first metric, the one that models are selected by."""
-    part = results[results.model == model]
-    return part[part.metric == part.metric.iloc[0]]
-
-
-def select_paper(paper: pd.DataFrame, model: str | None, table: int) -> pd.DataFrame:
-    """What one table of the paper says of one of its models; no rows if it says nothing."""
-    return paper[(paper.model == model) & (paper.table == table)]
+HYPERPARAMETERS = {"GPT-2": 5, "ViT": 6, "OPUS-MT": 7, "OLMo-7B": 8}  # the paper's table numbers
 
 
 def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     """Table 10: results before and after tuning at every count removed, the paper's beside ours."""
     rows = []
-    for model in params.run:
+    for model in params.running:
         part, entry = select_metric(results, model), params.models[model]
-        tuned, merged = summarise(part), summarise(part, "merged")
-        base = summarise(part, "base")
-        layers = sum(entry.layers.values())
+        tuned, merged, base = (summarise(part, phase) for phase in ("tuned", "merged", "base"))
+        metric, layers = part.metric.iloc[0], sum(entry.layers.values())
         theirs = select_paper(paper, entry.paper, 10).set_index("variant")
-        for variant in ("base", *params.comparisons):
-            after = base if variant == "base" else tuned
-            row = after.loc[variant]
+        for variant in ("base", *params.experiments_of(model).comparisons):
+            row = (base if variant == "base" else tuned).loc[variant]
             untuned = _number(base, "base") if row.method == "base" else _number(merged, variant)
-            reduction = 100 * (1 - row.parameter_ratio)
+            kept = retained(row["mean"], base.loc["base", "mean"], metric)
             rows.append(
                 {
                     "Model": model,
                     "Variant": variant,
                     "Window": row.window if isinstance(row.window, str) else "–",
                     "Removed": f"{row.removed}/{layers}",
-                    "Parameters removed (%)": f"{reduction:.1f}",
-                    f"{part.metric.iloc[0]} before tuning": untuned,
-                    f"{part.metric.iloc[0]} after tuning": "–"
-                    if variant == "base"
-                    else _spread(row),
-                    "of base (%)": f"{100 * row['mean'] / base.loc['base', 'mean']:.1f}",
+                    "Parameters removed (%)": f"{100 * (1 - row.parameter_ratio):.1f}",
+                    "Metric": metric,
+                    "Before tuning": untuned,
+                    "After tuning": "–" if variant == "base" else spread(row),
+                    "Of base (%)": f"{kept:.1f}",
                     "Paper": _theirs(theirs, variant),
                 }
             )
@@ -82,7 +53,7 @@ def table_ablation(
         names: variant to what the table calls it.
     """
     rows = []
-    for model in params.run:
+    for model in params.running:
         part, entry = select_metric(results, model), params.models[model]
         tuned, merged = summarise(part), summarise(part, "merged")
         theirs = select_paper(paper, entry.paper, number).set_index("variant")
@@ -94,13 +65,94 @@ def table_ablation(
                     "Model": model,
                     "": name,
                     "Window": tuned.loc[variant, "window"],
-                    "before tuning": _number(merged, variant),
-                    "after tuning": _spread(tuned.loc[variant]),
+                    "Metric": part.metric.iloc[0],
+                    "Before tuning": _number(merged, variant),
+                    "After tuning": spread(tuned.loc[variant]),
                     "Seeds": int(tuned.loc[variant, "seeds"]),
                     "Paper": _theirs(theirs, variant),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def table_int8(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Table 3, and the head-to-head: int8 alone, merging alone, both; sizes are total bytes."""
+    rows = []
+    names = {"base": "uncompressed", "permute-third": "merge"}
+    for model in params.run:
+        theirs = select_paper(paper, params.models[model].paper, 3)
+        whole = summarise(select_metric(results, model), "base").loc["base", "bytes"]
+        for variant, name in names.items():
+            for int8 in (False, True):
+                part = select_metric(results, model, int8=int8)
+                row = summarise(part, "base" if variant == "base" else "tuned").loc[variant]
+                said = theirs[theirs.variant == variant + "-int8" * int8].set_index("metric")
+                rows.append(
+                    {
+                        "Model": model,
+                        "": name + " + int8" * int8,
+                        "Metric": part.metric.iloc[0],
+                        "Performance": spread(row),
+                        "Bytes": f"{int(row.bytes):,}",
+                        "Compression (%)": f"{100 * row.bytes / whole:.0f}",
+                        "Paper: performance": _theirs(said, part.metric.iloc[0]),
+                        "Paper: compression (%)": _theirs(said, "compression", 0),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def table_qlora(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Table 4: summaries after QLoRA, with the slots that are right and a baseline of no model."""
+    rows = []
+    for model in params.qlora.run:
+        part = results[(results.model == model) & ~results.metric.str.startswith("notes")]
+        theirs = select_paper(paper, params.models[model].paper, 4)
+        order = {"first words": "first words", "base": "base, not tuned"}
+        wanted = [(phase, "base", name) for phase, name in order.items()]
+        comparisons = params.qlora.comparisons
+        wanted += [("tuned", variant, variant) for variant in comparisons]
+        for phase, variant, name in wanted:
+            mine = part[(part.phase == phase) & (part.variant == variant)]
+            scores = {
+                metric: spread(summarise(mine[mine.metric == metric], phase).loc[variant])
+                for metric in mine.metric.unique()
+            }
+            window = mine.window.iloc[0]
+            said = theirs[theirs.variant == (variant if phase == "tuned" else None)]
+            rows.append(
+                {"Model": model, "": name, "Window": window if isinstance(window, str) else "–"}
+                | scores
+                | {
+                    f"Paper: {metric}": _theirs(said.set_index("metric"), metric, 2)
+                    for metric in theirs.metric.unique()
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def table_copying(results: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """What the base of a summariser can already copy: notes exactly right, slot by slot."""
+    notes = results[results.metric.str.startswith("notes")]
+    wide = notes.assign(slot=notes.metric.str.removeprefix("notes: "))
+    wide = wide.pivot(index="model", columns="slot", values="value").round(1)
+    return wide.rename_axis(index="Model", columns=None).reset_index()
+
+
+def table_hyperparameters(params: Params, name: str) -> pd.DataFrame:
+    """Tables 5-8: the fine-tuning recipes of one of the paper's models, at both scales.
+
+    Args:
+        name: the paper's model, such as "GPT-2".
+    """
+    models = [model for model, entry in params.models.items() if entry.paper == name]
+    recipes = {}
+    for model in models:
+        recipe = params.models[model].finetune.model_dump(exclude_none=True)
+        adapters = {f"adapter {key}": value for key, value in recipe.pop("adapters", {}).items()}
+        recipes[model] = {key.replace("_", " "): value for key, value in recipe.items()} | adapters
+    table = pd.DataFrame(recipes, dtype=object).fillna("–")
+    return table.rename_axis("Hyperparameter").reset_index()
 
 
 def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
@@ -109,10 +161,11 @@ def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     The paper prints ImageNet's training set as 12,281,167; it has 1,281,167.
     """
     rows = []
-    for model in params.run:
+    for model in params.running:
         entry = params.models[model]
-        corpus = params.corpora.get(entry.data.corpus, {})
-        rows.append({"Model": model, "Data": entry.data.path} | _counts(corpus))
+        for use in dict.fromkeys((entry.data.path, entry.recovery.data.path)):
+            counts = params.corpora.get(use.removeprefix("data/"), {})
+            rows.append({"Model": model, "Data": use} | _counts(counts))
         theirs = select_paper(paper, entry.paper, 9)
         if len(theirs):
             counts = dict(zip(theirs.metric, theirs.value.astype(int), strict=True))
@@ -120,16 +173,40 @@ def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def table_second_metric(
+    results: pd.DataFrame, paper: pd.DataFrame, params: Params, metric: str, number: int
+) -> pd.DataFrame:
+    """Table 11: all variants by a model's other metric, chrF in the place of COMET.
+
+    Args:
+        metric: ours.
+        number: of the paper's table, which has another metric.
+    """
+    rows = []
+    for model in (m for m in params.run if metric in set(results[results.model == m].metric)):
+        theirs = select_paper(paper, params.models[model].paper, number).set_index("variant")
+        other = theirs.metric.iloc[0] if len(theirs) else ""
+        for int8 in (False, True):
+            part = select_metric(results, model, metric, int8)
+            table = pd.concat([summarise(part, phase) for phase in ("base", "tuned")])
+            for variant, row in table.iterrows():
+                name = variant + "-int8" * int8
+                rows.append(
+                    {
+                        "Model": model,
+                        "Variant": name,
+                        "Window": row.window if isinstance(row.window, str) else "–",
+                        metric: spread(row),
+                        f"Paper: {other}": _theirs(theirs, name),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
 def table_overview(full: pd.DataFrame) -> pd.DataFrame:
     """The README's table: what is left after a third and a half of the FF sublayers are merged."""
-    wanted = [
-        "base",
-        "base-tuned",
-        "vanilla-third",
-        "permute-third",
-        "vanilla-half",
-        "permute-half",
-    ]
+    wanted = ["base", "base-tuned"]
+    wanted += [f"{method}-{ratio}" for ratio in ("third", "half") for method in ("vanilla", "permute")]
     drops = [variant for variant in full.Variant.unique() if variant.startswith("drop")]
     return full[full.Variant.isin([*wanted, *drops])].drop(columns="Window")
 
@@ -148,57 +225,17 @@ def write_table(table: pd.DataFrame, folder: Path, name: str, title: str, notes:
     return text
 
 
-def paper_curve(paper: pd.DataFrame, name: str | None) -> pd.DataFrame | None:
-    """The paper's Table 10 of one of its models, in the form of `summarise`; None without one."""
-    part = select_paper(paper, name, 10)
-    if part.empty:
-        return None
-    methods = part.variant.str.split("-").str[0]
-    table = part.assign(method=methods, mean=part.value, std=0.0)
-    table.attrs["base"] = float(part[part.variant == "base"].value.iloc[0])
-    return table
-
-
-def collect_curves(folder: Path, params: Params) -> pd.DataFrame:
-    """The learning curves of a model's comparisons: variant, method, seed, step, …, metric."""
-    parts = []
-    for variant in params.comparisons:
-        for seed in params.seeds_of(variant):
-            curve = pd.read_csv(folder / "curves" / f"{variant}-{seed}.csv")
-            method = params.recipes[variant].method
-            parts.append(curve.assign(variant=variant, method=method, seed=seed))
-    curves = pd.concat(parts, ignore_index=True)
-    metric = next(c for c in curves if c not in ("step", "loss", "learning_rate"))
-    return curves[["variant", "method", "seed", "step", "loss", metric]]
-
-
-def read_windows(folder: Path) -> pd.DataFrame:
-    """windows.csv of a model; its last column is the metric."""
-    return pd.read_csv(folder / "windows.csv", dtype={"removed": str})
-
-
-def base_on_validation(folder: Path) -> float:
-    """The uncompressed model's score on the data that the windows were scored on."""
-    windows = read_windows(folder)
-    return float(windows[windows.method == "base"].iloc[0, -1])
-
-
-def base_while_tuning(curves: pd.DataFrame) -> float | None:
-    """The base model's score before its own tuning, in the precision of tuning (bfloat16, say)."""
-    start = curves[(curves.method == "base") & (curves.step == 0)]
-    return None if start.empty else float(start.iloc[0, -1])
+def spread(row: pd.Series) -> str:
+    """A mean with its standard deviation over seeds, where there are several."""
+    return f"{row['mean']:.2f} ± {row['std']:.2f}" if row.seeds > 1 else f"{row['mean']:.2f}"
 
 
 def _number(table: pd.DataFrame, variant: str) -> str:
     return f"{table.loc[variant, 'mean']:.2f}" if variant in table.index else "–"
 
 
-def _spread(row: pd.Series) -> str:
-    return f"{row['mean']:.2f} ± {row['std']:.2f}" if row.seeds > 1 else f"{row['mean']:.2f}"
-
-
-def _theirs(table: pd.DataFrame, variant: str) -> str:
-    return f"{table.loc[variant, 'value']:.1f}" if variant in table.index else "–"
+def _theirs(table: pd.DataFrame, key: str, digits: int = 1) -> str:
+    return f"{table.loc[key, 'value']:.{digits}f}" if key in table.index else "–"
 
 
 def _counts(counts: dict) -> dict:
