@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers differ as well.
 COLORS = {"base": "#555555", "permute": "#0072B2", "vanilla": "#D55E00", "drop": "#009E73"}
 MARKERS = {"base": "D", "permute": "o", "vanilla": "s", "drop": "^"}
-LABELS = {"accuracy": "accuracy (%)"}  # metrics with a unit
+LABELS = {"accuracy": "accuracy (%)", "perplexity": "perplexity per token"}  # with their units
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,33 +46,21 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write a figure as SVG and PNG, byte for byte the same for the same data."""
+def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> str:
+    """Write a figure as SVG and PNG, byte for byte the same for the same data.
+
+    Returns:
+        Markdown that shows it under its caption, for a page in the same folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
     figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    return f"**{caption}** ([svg]({name}.svg))\n\n![{caption}]({name}.png)\n"
 
 
 def label_metric(metric: str) -> str:
     """A metric's name with its unit, for an axis or a column."""
     return LABELS.get(metric, metric)
-
-
-def summarise(results: pd.DataFrame, phase: str = "tuned") -> pd.DataFrame:
-    """Mean, standard deviation and number of seeds of every variant in one phase.
-
-    Args:
-        results: results.csv, one metric.
-        phase: "base", "merged" or "tuned".
-
-    Returns:
-        One row per variant, indexed by it: mean, std (0 for one seed), seeds, and its labels.
-    """
-    part = results[results.phase == phase]
-    grouped = part.groupby("variant", sort=False)
-    table = grouped.value.agg(["mean", "std", "count"]).rename(columns={"count": "seeds"})
-    table["std"] = table["std"].fillna(0.0)
-    return table.join(grouped[["method", "removed", "window", "parameter_ratio"]].first())
 
 
 def draw_baseline(ax: Axes, value: float) -> None:
@@ -181,7 +169,10 @@ def draw_cka(ax: Axes, cka: pd.DataFrame, title: str) -> None:
     """
     order = list(dict.fromkeys(cka.a))
     wide = cka.pivot(index="a", columns="b", values="cka").loc[order, order]
+    stacks = {name.split()[0] for name in order}
     labels = [name.split()[-1] for name in order]
+    if len(stacks) > 1:  # two blocks: an encoder and a decoder see different tokens
+        labels = [f"{name[:3]} {i}" for name, i in zip(order, labels, strict=True)]
     sns.heatmap(
         wide,
         vmin=0,
@@ -222,6 +213,30 @@ def draw_curves(ax: Axes, curves: pd.DataFrame, metric: str, baseline: float | N
     if baseline is not None:
         draw_baseline(ax, baseline)
     ax.set_xlabel("fine-tuning step")
+
+
+def draw_pareto(ax: Axes, table: pd.DataFrame) -> None:
+    """Every variant of a model: bytes against quality kept, in percent of the base's.
+
+    Args:
+        table: method, precision, size (% of the base's bytes), kept (% of its quality), label.
+    """
+    for (method, precision), part in table.groupby(["method", "precision"], sort=False):
+        small = precision == "int8"
+        ax.plot(
+            part["size"],
+            part.kept,
+            MARKERS[method],
+            color=COLORS[method],
+            mfc="white" if small else COLORS[method],
+            ms=6,
+            label=f"{method}, int8" if small else method,
+        )
+    best = table.sort_values(["size", "kept"], ascending=[True, False])
+    front = best[best.kept > best.kept.cummax().shift(fill_value=-np.inf)]
+    ax.step(front["size"], front.kept, where="post", color="#999999", lw=1, zorder=0)
+    draw_baseline(ax, 100.0)
+    ax.set(xlabel="bytes (% of the uncompressed model's)", ylabel="quality kept (%)")
 
 
 def _draw_line(ax: Axes, x, y, error, method: str, name: str | None = None) -> None:

@@ -112,3 +112,20 @@ def base_on_validation(folder: Path) -> float:
     """The uncompressed model's score on the data that the windows were scored on."""
     windows = read_windows(folder)
     return float(windows[windows.method == "base"].iloc[0, -1])
+
+
+def sizes_and_quality(results: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Every variant of a model after tuning: its bytes and its quality, in percent of the base's.
+
+    Returns:
+        variant, method, precision, size, kept.
+    """
+    parts = []
+    for int8 in (False, True):
+        part = select_metric(results, model, int8=int8)
+        parts += [summarise(part, phase) for phase in ("base", "tuned")]
+    base, metric = parts[0].loc["base"], select_metric(results, model).metric.iloc[0]
+    table = pd.concat(parts).rename_axis("variant").reset_index()
+    table["size"] = 100 * table.bytes / base.bytes
+    table["kept"] = retained(table["mean"], base["mean"], metric)
+    return table[["variant", "method", "precision", "size", "kept"]]

@@ -138,13 +138,14 @@ def fetch(root: Path) -> None:
 def recompute(root: Path, model: str) -> None:
     """Recompute one model and its corpus, caches ignored, then bring the rest up to date."""
     params = load_params(root)
-    if model not in params.run:
-        raise ValueError(f"MODEL {model!r} is not in run; valid are {', '.join(params.run)}")
-    data = params.models[model].data
+    if model not in params.running:
+        raise ValueError(f"MODEL {model!r} is not in run; valid are {', '.join(params.running)}")
+    entry = params.models[model]
     shutil.rmtree(root / "models" / model, ignore_errors=True)
-    if data.corpus:
-        shutil.rmtree(root / data.path, ignore_errors=True)
-        ensure_corpus(data.path, params, root)
+    for data in (entry.data, entry.recovery.data):
+        if data.corpus:
+            shutil.rmtree(root / data.path, ignore_errors=True)
+            ensure_corpus(data.path, params, root)
     check_inputs(root)
     for stage in plan_repro(Repo(str(root)).index.graph):
         folders = {Path(out.fs_path).relative_to(root).parts[:3] for out in stage.outs}
