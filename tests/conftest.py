@@ -27,6 +27,8 @@ def write_tiny_profile(root: Path, **choices) -> Path:
     content = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     model = content["models"]["vit-glyphs"]
     content |= {
+        "run": ["vit-glyphs"],
+        "qlora": {"run": [], "comparisons": [], "ablations": []},
         "corpora": {"glyphs": {"train": 256, "validation": 64, "test": 64}},
         "models": {"vit-glyphs": model},
     }

@@ -30,7 +30,7 @@ def stages(params):
         yield notebook, model
     variants = [*params.comparisons, *params.ablations]
     for variant in variants:
-        for seed in params.seeds_of(variant):
+        for seed in params.seeds_of(MODEL, variant):
             yield "5_finetune", model | {"variant": variant, "seed": seed}
     for variant in ("base", *variants):
         yield "6_evals", model | {"variant": variant}
@@ -62,10 +62,12 @@ def test_the_pipeline_runs_through_papermill_in_order(tmp_path, inside):
         assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
     results = pd.read_csv(root / "results" / "results.csv", dtype={"removed": str})
     assert list(results) == COLUMNS
-    assert results.phase.tolist() == ["base", "merged", "tuned"]
-    base, merged, tuned = results.to_dict("records")
+    assert results.phase.tolist() == ["base", "base", "merged", "tuned", "tuned"]
+    assert results.precision.tolist() == ["float32", "int8", "float32", "float32", "int8"]
+    base, base8, merged, tuned, tuned8 = results.to_dict("records")
     assert merged["parameters"] == tuned["parameters"] < base["parameters"]
-    assert tuned["bytes"] < base["bytes"] and tuned["n_examples"] == 64
+    assert tuned8["bytes"] < min(tuned["bytes"], base8["bytes"]) < base["bytes"]
+    assert tuned["n_examples"] == 64
     assert (root / "figures" / f"fig2-removed-{MODEL}.png").stat().st_size > 10_000
 
 
@@ -108,8 +110,13 @@ def test_every_variant_and_seed_is_in_the_results(two_runs):
     root = two_runs[0]
     results = pd.read_csv(root / "results" / "results.csv", dtype={"removed": str})
     params = load_params(root)
-    tuned = results[results.phase == "tuned"].groupby("variant").seed.apply(list).to_dict()
-    assert tuned == {v: params.seeds_of(v) for v in (*params.comparisons, *params.ablations)}
+    tuned = (
+        results[(results.phase == "tuned") & (results.precision == "float32")]
+        .groupby("variant")
+        .seed.apply(list)
+        .to_dict()
+    )
+    assert tuned == {v: params.seeds_of(MODEL, v) for v in (*params.comparisons, *params.ablations)}
     removed = results.groupby("variant").removed.first()
     assert removed["permute-most"] == "5" and removed["drop-third"] == "2L"
     merged = results[results.method.isin(["permute", "vanilla"])]
@@ -156,7 +163,7 @@ def test_a_hub_model_with_streamed_hub_data_takes_the_same_path(tmp_path, inside
     for notebook, parameters in stages(load_params(root)):
         run_here(notebook, parameters | ({"model": "vit-base"} if parameters else {}))
     results = pd.read_csv(root / "results" / "results.csv")
-    assert results.phase.tolist() == ["base", "merged", "tuned"]
+    assert results.phase.tolist() == ["base", "base", "merged", "tuned", "tuned"]
     assert (results.n_examples == 40).all() and (results.model == "vit-base").all()
     assert not (root / "data").exists()
 

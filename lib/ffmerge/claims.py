@@ -148,9 +148,10 @@ def _merge_beats_drop(s: _Scores, params: Params) -> Iterator[Evidence]:
 
 
 def _windows_before(s: _Scores, folder: Path) -> Iterator[Evidence]:
-    windows = read_windows(folder)
+    windows = read_windows(folder)  # scored by the model's own task, not the downstream one
+    metric = windows.columns[-1]
     merged = windows[windows.method.isin(["vanilla", "permute"])]
-    wide = merged.pivot(index=["removed", "window"], columns="method", values=s.metric)
+    wide = merged.pivot(index=["removed", "window"], columns="method", values=metric)
     gain = (
         (wide.vanilla - wide.permute) if is_lower_better(s.metric) else wide.permute - wide.vanilla
     )
@@ -171,7 +172,7 @@ def _window_matters(s: _Scores) -> Iterator[Evidence]:
         spans = [float(x.max() - x.min()) for x in (before, after)]
         yield s.evidence(
             "the window matters before tuning and little after",
-            f"{len(before)} windows span {spans[0]:.1f} % before, {spans[1]:.1f} % after (one seed)",
+            f"{len(before)} windows span {spans[0]:.1f} % before, {spans[1]:.1f} % after",
             HOLDS if spans[1] < spans[0] / 2 and spans[1] < 2 * ABOUT else FAILS,
         )
 

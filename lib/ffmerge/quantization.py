@@ -6,6 +6,7 @@ the parameter is sound, which gives every layer of a tied window its own adapter
 """
 
 import copy
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +18,8 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.config import Adapters
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at each layer that it casts
 
 
 def load_int8(path: Path, **kwargs) -> PreTrainedModel:

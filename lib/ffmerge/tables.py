@@ -131,7 +131,7 @@ def table_qlora(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> p
     return pd.DataFrame(rows)
 
 
-def table_copying(results: pd.DataFrame, params: Params) -> pd.DataFrame:
+def table_copying(results: pd.DataFrame) -> pd.DataFrame:
     """What the base of a summariser can already copy: notes exactly right, slot by slot."""
     notes = results[results.metric.str.startswith("notes")]
     wide = notes.assign(slot=notes.metric.str.removeprefix("notes: "))
