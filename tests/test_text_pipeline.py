@@ -82,7 +82,9 @@ def text_run(tmp_path_factory):
         "ablations": [],
     }
     for name, model in content["models"].items():
-        layers = {"encoder": 4, "decoder": 4} if "marian" in name else {"decoder": 6}
+        layers, removed, dropped = {"decoder": 6}, (2, 3, 5), (1, 2)
+        if "marian" in name:
+            layers, removed, dropped = {"encoder": 4, "decoder": 4}, (2, 4, 6), (2, 4)
         context = SMALL[name].get("n_positions") or SMALL[name]["max_position_embeddings"]
         model["base"]["architecture"] |= SMALL[name]
         model["base"]["training"] |= SHORT
@@ -94,7 +96,11 @@ def text_run(tmp_path_factory):
             "features": {"tokens": 200, "batch_size": 4},
             "validation_examples": 8,
             "batch_size": 8,
-            "removed": {"third": 2, "half": 4 if "marian" in name else 3, "most": 5 + ("marian" in name)},
+            "removed": {
+                "third": 2,
+                "half": 4 if "marian" in name else 3,
+                "most": 5 + ("marian" in name),
+            },
             "dropped": {"sixth": 2, "third": 4} if "marian" in name else {"sixth": 1, "third": 2},
         }
     olmo = content["models"]["olmo-dialogues"]["downstream"]

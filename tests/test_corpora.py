@@ -1,0 +1,62 @@
+"""The embedded corpora: what their users rely on."""
+
+import random
+
+from ffmerge.corpora import cldr, dialogues, docs, pretraining
+
+
+def test_a_summary_says_every_slot_and_what_was_agreed_last():
+    made = dialogues.make_dialogues(200, "test")
+    for dialogue in made:
+        assert all(words in dialogue.summary for words in dialogue.slots.values())
+        assert dialogue.summary.count(".") == 1 and set(dialogue.slots) == set(dialogues.SLOTS)
+        place = dialogue.notes["where"]
+        said = [line for line in dialogue.text.splitlines() if f" {place}." in line]
+        assert said and dialogue.text.index(said[-1]) == max(
+            dialogue.text.index(line)
+            for line in dialogue.text.splitlines()
+            if any(f" {other}." in line for other in dialogues.list_places())
+        )
+    assert made == dialogues.make_dialogues(200, "test")
+    assert made[:9] != dialogues.make_dialogues(9, "another")
+
+
+def test_notes_close_the_text_in_any_order():
+    rng = random.Random(0)
+    made = dialogues.make_dialogues(20, "test")
+    rows = [pretraining.take_notes(dialogue, rng) for dialogue in made]
+    for row, dialogue in zip(rows, made, strict=True):
+        assert row["text"] == dialogue.text + pretraining.NOTES + row["notes"]
+        notes = dict(line.split(": ", 1) for line in row["notes"].splitlines())
+        assert notes == dialogue.notes
+    assert len({row["notes"].split(":")[0] for row in rows}) > 1
+
+
+def test_translations_say_the_same_numbers(tmp_path):
+    rng = random.Random(0)
+    for _ in range(300):
+        chinese, english = cldr._percentage(rng)
+        assert chinese == english  # 12 % is 12 % in both
+    assert cldr.make_pair(random.Random(1)) == cldr.make_pair(random.Random(1))
+    cldr.write_corpus(tmp_path, train=300, validation=20, test=20)
+    from datasets import load_dataset
+
+    splits = load_dataset(str(tmp_path))
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 300,
+        "validation": 20,
+        "test": 20,
+    }
+    sources = [source for split in splits.values() for source in split["source"]]
+    assert len(set(sources)) == 340
+
+
+def test_docstrings_are_read_and_not_imported(tmp_path):
+    long = "Says what it does." * 10
+    source = (
+        f'raise SystemExit("imported")\ndef f():\n    """{long}"""\ndef g():\n    """Short."""\n'
+    )
+    (tmp_path / "module.py").write_text(source)
+    assert docs._docstrings(tmp_path / "module.py") == [long]
+    (tmp_path / "broken.py").write_text("print 'old'")
+    assert docs._docstrings(tmp_path / "broken.py") == []

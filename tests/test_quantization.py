@@ -1,0 +1,133 @@
+"""Fewer bits: what is tied must stay right, and what is frozen must stay frozen."""
+
+import copy
+
+import pytest
+import torch
+from families import MAKERS, VOCABULARY, logits, make_batch, make_model
+from transformers import OlmoConfig, OlmoForCausalLM
+
+from ffmerge.checkpoints import find_shared_modules, save
+from ffmerge.config import Adapters
+from ffmerge.merging import merge
+from ffmerge.quantization import (
+    add_adapters,
+    count_bytes,
+    load_int8,
+    load_nf4,
+    save_adapters,
+    untie_adapters,
+)
+from ffmerge.sublayers import find_stacks
+
+ADAPTERS = Adapters(rank=2, alpha=4, dropout=0.0)
+
+
+def merge_some(model):
+    return merge(model, dict.fromkeys(find_stacks(model), (1, 3)), method="vanilla")
+
+
+def untie(model):
+    """The same function, with a copy of the shared sublayer in every place."""
+    model = copy.deepcopy(model)
+    for _, *names in find_shared_modules(model):
+        for name in names:
+            parent, _, child = name.rpartition(".")
+            module = copy.deepcopy(model.get_submodule(name))
+            setattr(model.get_submodule(parent), child, module)
+    return model
+
+
+@pytest.fixture(scope="module")
+def olmo():
+    """Wide enough for bitsandbytes' 4-bit product on a CPU."""
+    torch.manual_seed(0)
+    config = OlmoConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    return merge_some(OlmoForCausalLM(config).eval())
+
+
+@pytest.mark.parametrize("family", [name for name in MAKERS if name not in ("bert", "llama")])
+def test_int8_of_a_tied_model_is_int8_of_the_untied_one(family, tmp_path):
+    small = merge_some(make_model(family))
+    tied, apart = (
+        load_int8(save(small, tmp_path / "a")),
+        load_int8(save(untie(small), tmp_path / "b")),
+    )
+    batch = make_batch(family)
+    assert torch.equal(logits(tied, batch), logits(apart, batch))
+    exact = logits(small, batch)
+    assert (logits(tied, batch) - exact).norm() < 0.2 * exact.norm()
+    assert find_shared_modules(tied) and not find_shared_modules(apart)
+    assert count_bytes(tied) < min(count_bytes(apart), count_bytes(small))
+
+
+def test_parameters_shared_without_their_modules_are_garbage_under_int8(tmp_path):
+    """Why modules are tied: the same experiment with the parameter alone goes wrong, silently."""
+    small = merge_some(make_model("gpt2"))
+    right = load_int8(save(small, tmp_path / "a"))
+    wrong = load_int8(save(untie(small), tmp_path / "b"))
+    sublayers = find_stacks(wrong)["decoder"].sublayers
+    for projection in ("W_in", "W_out"):
+        for i in (2, 3):
+            sublayers[i].module(projection).weight = sublayers[1].module(projection).weight
+    batch = make_batch("gpt2")
+    exact = logits(right, batch)
+    assert not torch.allclose(logits(wrong, batch), exact, atol=0.01 * float(exact.abs().max()))
+
+
+def test_nf4_of_a_tied_model_is_nf4_of_the_untied_one(olmo, tmp_path):
+    tied, apart = load_nf4(save(olmo, tmp_path / "a")), load_nf4(save(untie(olmo), tmp_path / "b"))
+    batch = make_batch("olmo")
+    assert torch.equal(logits(tied, batch), logits(apart, batch))
+    assert count_bytes(tied) < count_bytes(apart) < count_bytes(olmo)
+
+
+def test_new_adapters_change_nothing_and_every_layer_has_its_own(olmo, tmp_path):
+    frozen = load_nf4(save(olmo, tmp_path / "frozen"))
+    adapted = add_adapters(olmo, ADAPTERS, tmp_path / "scratch").eval()
+    batch = make_batch("olmo")
+    assert torch.equal(logits(frozen, batch), logits(adapted, batch))
+    ups = [name for name, _ in adapted.named_parameters() if "up_proj.lora_A" in name]
+    assert len(ups) == 4  # three layers share one sublayer, and yet have an adapter each
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_untying_for_adapters_copies_no_weights(olmo, tmp_path):
+    frozen = load_nf4(save(olmo, tmp_path / "frozen"))
+    n, size = sum(p.numel() for p in frozen.parameters()), count_bytes(frozen)
+    apart = untie_adapters(frozen)
+    assert not find_shared_modules(apart)
+    assert sum(p.numel() for p in apart.parameters()) == n and count_bytes(apart) == size
+
+
+def test_training_adapters_leaves_the_merged_base_bit_for_bit(olmo, tmp_path):
+    adapted = add_adapters(olmo, ADAPTERS, tmp_path / "scratch")
+    frozen = {n: p.clone() for n, p in adapted.named_parameters() if not p.requires_grad}
+    batch = make_batch("olmo")
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], 0.1)
+    for _ in range(2):
+        adapted.train()(**batch, labels=batch["input_ids"]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in adapted.named_parameters():
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, frozen[name]), name
+    again = add_adapters(olmo, save_adapters(adapted, tmp_path / "kept"), tmp_path / "scratch")
+    assert torch.equal(logits(again.eval(), batch), logits(adapted.eval(), batch))
+    fresh = add_adapters(olmo, ADAPTERS, tmp_path / "scratch").eval()
+    assert not torch.allclose(logits(fresh, batch), logits(adapted, batch), atol=1e-3)
+
+
+def test_a_width_that_4_bits_cannot_hold_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"has 16 inputs; valid for 4 bits are multiples of 64"):
+        add_adapters(make_model("olmo"), ADAPTERS, tmp_path / "scratch")
