@@ -26,8 +26,7 @@ lab: $(READY)  ## JupyterLab in notebooks/
 	@python -m workflow.repro --fetch
 	@jupyter lab notebooks
 
-repro-from-scratch: $(READY)  ## recompute one model, base included: MODEL=vit-glyphs
-	@test -n "$(MODEL)" || { echo "error: MODEL is empty; valid is a name in params.yaml's run"; exit 2; }
+repro-from-scratch: $(READY)  ## recompute all models, bases included, or only MODEL=vit-glyphs
 	@python -m workflow.repro --from-scratch $(MODEL)
 
 strip: $(READY)  ## clear the outputs of the source notebooks, before a commit

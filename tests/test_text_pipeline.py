@@ -96,12 +96,8 @@ def text_run(tmp_path_factory):
             "features": {"tokens": 200, "batch_size": 4},
             "validation_examples": 8,
             "batch_size": 8,
-            "removed": {
-                "third": 2,
-                "half": 4 if "marian" in name else 3,
-                "most": 5 + ("marian" in name),
-            },
-            "dropped": {"sixth": 2, "third": 4} if "marian" in name else {"sixth": 1, "third": 2},
+            "removed": dict(zip(("third", "half", "most"), removed, strict=True)),
+            "dropped": dict(zip(("sixth", "third"), dropped, strict=True)),
         }
     olmo = content["models"]["olmo-dialogues"]["downstream"]
     olmo |= {"data": {"path": dialogues}, "validation_examples": 4, "batch_size": 4}

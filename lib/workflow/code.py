@@ -31,7 +31,7 @@ def write_copies(root: Path, params: Params) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     for name in params.running:
         (folder / name).mkdir(parents=True)
-        for file, use in _uses(params.models[name]).items():
+        for file, use in find_uses(params.models[name]).items():
             fields = {"data"} if file == "data" else set(Use.model_fields)
             described = use.model_dump(include=fields) | {
                 "sizes": params.corpora.get(use.data.corpus),
@@ -42,16 +42,18 @@ def write_copies(root: Path, params: Params) -> Path:
         code = notebook_code(notebook)
         _write(folder / f"{notebook.stem}.py", code, [])
         for name in params.running:
-            uses = _uses(params.models[name])
-            use = uses["downstream" if "downstream=True" in code else "data"]
-            named = [f"ffmerge.tasks.{use.task}"]
-            if use.data.corpus:
-                named.append(f"ffmerge.corpora.{use.data.corpus}")
+            uses = find_uses(params.models[name])
+            if "downstream=True" not in code:
+                del uses["downstream"]
+            named = [f"ffmerge.tasks.{use.task}" for use in uses.values()]
+            corpora = [use.data.corpus for use in uses.values() if use.data.corpus]
+            named += [f"ffmerge.corpora.{corpus}" for corpus in corpora]
             _write(folder / name / f"{notebook.stem}.py", code, named)
     return folder
 
 
-def _uses(model: Model) -> dict[str, Use]:
+def find_uses(model: Model) -> dict[str, Use]:
+    """What a model is trained and selected on ("data"), and tuned and tested on ("downstream")."""
     return {"data": model, "downstream": model.recovery}
 
 

@@ -3,7 +3,7 @@
     python -m workflow.repro                        everything in params.yaml's `run`, up to date
     python -m workflow.repro --check                name the stale stages, run nothing
     python -m workflow.repro --fetch                only restore what the repository carries
-    python -m workflow.repro --from-scratch MODEL   recompute one model, caches ignored
+    python -m workflow.repro --from-scratch [MODEL] recompute all models or one, caches ignored
 
 DVC skips a stage whose inputs are absent but unchanged. A stage that must run needs them, so what
 it lacks is restored first: from the repository's store, or else by running the stage that makes it.
@@ -12,7 +12,9 @@ it lacks is restored first: from the repository's store, or else by running the 
 import argparse
 import os
 import shutil
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import networkx
@@ -24,7 +26,7 @@ from dvc.stage import Stage
 
 from ffmerge.config import find_root, load_params
 from ffmerge.corpora import check_fingerprint, ensure_corpus
-from workflow.code import write_copies
+from workflow.code import find_uses, write_copies
 
 
 def reproduce(root: Path) -> None:
@@ -135,23 +137,48 @@ def fetch(root: Path) -> None:
         run_dvc("pull", *absent)
 
 
-def recompute(root: Path, model: str) -> None:
-    """Recompute one model and its corpus, caches ignored, then bring the rest up to date."""
+def recompute(root: Path, models: list[str]) -> None:
+    """Recompute models and their corpora, caches ignored, then bring the rest up to date.
+
+    As many models run side by side as there are cores for `threads` threads each: small models
+    gain little from a second thread.
+
+    Raises:
+        ValueError: a model that is not among those to run.
+        SystemExit: a stage failed; DVC has said which.
+    """
     params = load_params(root)
-    if model not in params.running:
-        raise ValueError(f"MODEL {model!r} is not in run; valid are {', '.join(params.running)}")
-    entry = params.models[model]
-    shutil.rmtree(root / "models" / model, ignore_errors=True)
-    for data in (entry.data, entry.recovery.data):
-        if data.corpus:
-            shutil.rmtree(root / data.path, ignore_errors=True)
-            ensure_corpus(data.path, params, root)
+    for model in models:
+        if model not in params.running:
+            valid = ", ".join(params.running)
+            raise ValueError(f"MODEL {model!r} is not in run; valid are {valid}")
+    uses = [use for model in models for use in find_uses(params.models[model]).values()]
+    for path in dict.fromkeys(use.data.path for use in uses if use.data.corpus):
+        shutil.rmtree(root / path, ignore_errors=True)
+        ensure_corpus(path, params, root)
+    for model in models:
+        shutil.rmtree(root / "models" / model, ignore_errors=True)
     check_inputs(root)
-    for stage in plan_repro(Repo(str(root)).index.graph):
-        folders = {Path(out.fs_path).relative_to(root).parts[:3] for out in stage.outs}
-        if any(parts[0] in ("models", "results") and model in parts for parts in folders):
-            run_dvc("repro", "--force", "--no-run-cache", "--single-item", stage.addressing)
+    stages = plan_repro(Repo(str(root)).index.graph)
+    chains = [[s.addressing for s in stages if _makes(s, model, root)] for model in models]
+    side_by_side = max(1, (os.cpu_count() or 1) // params.threads)
+    with ThreadPoolExecutor(side_by_side) as pool:
+        codes = list(pool.map(_run_chain, chains))
+    if any(codes):
+        raise SystemExit(max(codes))
     reproduce(root)
+
+
+def _makes(stage: Stage, model: str, root: Path) -> bool:
+    """Whether a stage makes something of one model."""
+    folders = [Path(out.fs_path).relative_to(root).parts[:3] for out in stage.outs]
+    return any(parts[0] in ("models", "results") and model in parts for parts in folders)
+
+
+def _run_chain(stages: list[str]) -> int:
+    """Run stages one after the other in a process of its own; returns its exit code."""
+    options = ["--wait-for-lock", "--force", "--no-run-cache", "--single-item"]
+    return subprocess.run([sys.executable, "-m", "dvc", "repro", *options, *stages]).returncode
 
 
 def update_readme(root: Path) -> str:
@@ -203,7 +230,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m workflow.repro")
     parser.add_argument("--check", action="store_true", help="name the stale stages, run nothing")
     parser.add_argument("--fetch", action="store_true", help="only restore what is stored")
-    parser.add_argument("--from-scratch", metavar="MODEL", help="recompute one model")
+    parser.add_argument(
+        "--from-scratch", metavar="MODEL", nargs="*", help="recompute these models, or all"
+    )
     options = parser.parse_args(arguments)
     try:
         root = find_root()
@@ -219,8 +248,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.fetch:
             fetch(root)
             return
-        if options.from_scratch:
-            recompute(root, options.from_scratch)
+        if options.from_scratch is not None:
+            recompute(root, options.from_scratch or load_params(root).running)
         else:
             reproduce(root)
             fetch(root)
