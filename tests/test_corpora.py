@@ -2,7 +2,7 @@
 
 import random
 
-from ffmerge.corpora import cldr, dialogues, docs, pretraining
+from ffmerge.corpora import cldr, dialogues, docs, pretraining, tatoeba
 
 
 def test_a_summary_says_every_slot_and_what_was_agreed_last():
@@ -21,14 +21,14 @@ def test_a_summary_says_every_slot_and_what_was_agreed_last():
     assert made[:9] != dialogues.make_dialogues(9, "another")
 
 
-def test_notes_close_the_text_in_any_order():
+def test_both_peoples_notes_close_the_text_in_any_order():
     rng = random.Random(0)
     made = dialogues.make_dialogues(20, "test")
     rows = [pretraining.take_notes(dialogue, rng) for dialogue in made]
     for row, dialogue in zip(rows, made, strict=True):
         assert row["text"] == dialogue.text + pretraining.NOTES + row["notes"]
-        notes = dict(line.split(": ", 1) for line in row["notes"].splitlines())
-        assert notes == dialogue.notes
+        for notes in row["notes"].split(pretraining.NOTES):
+            assert dict(line.split(": ", 1) for line in notes.splitlines()) == dialogue.notes
     assert len({row["notes"].split(":")[0] for row in rows}) > 1
 
 
@@ -60,3 +60,18 @@ def test_docstrings_are_read_and_not_imported(tmp_path):
     assert docs._docstrings(tmp_path / "module.py") == [long]
     (tmp_path / "broken.py").write_text("print 'old'")
     assert docs._docstrings(tmp_path / "broken.py") == []
+
+
+def test_the_papers_translation_archive_is_read_line_by_line(tmp_path):
+    import gzip
+    import tarfile
+
+    for name, lines in (("train.src.gz", "one\ntwo\n"), ("train.trg.gz", "一\n二\n")):
+        with gzip.open(tmp_path / name, "wt", encoding="utf-8") as file:
+            file.write(lines)
+    with tarfile.open(tmp_path / "eng-zho.tar", "w") as tar:
+        for name in ("train.src.gz", "train.trg.gz"):
+            tar.add(tmp_path / name, f"data/eng-zho/{name}")
+    pairs = list(tatoeba.read_pairs(tmp_path / "eng-zho.tar"))
+    assert pairs == [{"source": "一", "target": "one"}, {"source": "二", "target": "two"}]
+    assert [path.name for path in tmp_path.iterdir()] == ["eng-zho.tar"]

@@ -7,7 +7,7 @@ from conftest import write_tiny_profile
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 from ffmerge.config import load_params
-from ffmerge.corpora import ensure_corpus, fingerprint
+from ffmerge.corpora import ensure_corpus, find_fingerprint, fingerprint
 from workflow.code import find_modules, normalise, notebook_code, write_copies
 from workflow.execute import execute, main, scrub
 
@@ -158,9 +158,14 @@ def test_other_sizes_than_those_of_an_existing_corpus_are_refused(tiny):
         ensure_corpus("data/glyphs", more, root)
 
 
-def test_the_embedded_corpus_is_made_of_the_bytes_that_data_dvc_pins(repository, tmp_path):
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("docs", "pretraining")]
+
+
+@pytest.mark.parametrize("name", ["glyphs", "cldr", "dialogues", *SLOW])
+def test_an_embedded_corpus_is_made_of_the_bytes_that_data_dvc_pins(name, repository, tmp_path):
     shutil.copy(repository / "data.dvc", tmp_path)
-    ensure_corpus("data/glyphs", load_params(repository), tmp_path)  # checks the fingerprint
+    assert find_fingerprint(f"data/{name}", tmp_path)
+    ensure_corpus(f"data/{name}", load_params(repository), tmp_path)  # checks the fingerprint
 
 
 def test_a_cell_that_is_not_python_is_named(tiny):
