@@ -58,6 +58,16 @@ def summarise(results: pd.DataFrame, phase: str = "tuned") -> pd.DataFrame:
     return table.join(grouped[labels].first())
 
 
+def uncompressed(part: pd.DataFrame) -> float:
+    """The uncompressed model's score on one metric, which everything is compared with.
+
+    It is the untouched base; where adapters teach a new task (4-bit weights), the base tuned alike.
+    """
+    if (part.precision == "nf4").any():
+        return float(summarise(part).loc["base-tuned", "mean"])
+    return float(summarise(part, "base").loc["base", "mean"])
+
+
 def is_lower_better(metric: str) -> bool:
     """Whether a smaller value is the better one."""
     return metric.startswith("perplexity")
@@ -124,8 +134,10 @@ def sizes_and_quality(results: pd.DataFrame, model: str) -> pd.DataFrame:
     for int8 in (False, True):
         part = select_metric(results, model, int8=int8)
         parts += [summarise(part, phase) for phase in ("base", "tuned")]
-    base, metric = parts[0].loc["base"], select_metric(results, model).metric.iloc[0]
+    mine = select_metric(results, model)
     table = pd.concat(parts).rename_axis("variant").reset_index()
-    table["size"] = 100 * table.bytes / base.bytes
-    table["kept"] = retained(table["mean"], base["mean"], metric)
+    table["size"] = 100 * table.bytes / parts[0].loc["base", "bytes"]
+    table["kept"] = retained(table["mean"], uncompressed(mine), mine.metric.iloc[0])
+    if (mine.precision == "nf4").any():  # untouched, it was never taught the task
+        table = table[table.precision == "nf4"]
     return table[["variant", "method", "precision", "size", "kept"]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from ffmerge.config import Params
-from ffmerge.results import retained, select_metric, select_paper, summarise
+from ffmerge.results import retained, select_metric, select_paper, summarise, uncompressed
 
 HYPERPARAMETERS = {"GPT-2": 5, "ViT": 6, "OPUS-MT": 7, "OLMo-7B": 8}  # the paper's table numbers
 
@@ -21,7 +21,7 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
         for variant in ("base", *params.experiments_of(model).comparisons):
             row = (base if variant == "base" else tuned).loc[variant]
             untuned = _number(base, "base") if row.method == "base" else _number(merged, variant)
-            kept = retained(row["mean"], base.loc["base", "mean"], metric)
+            kept = retained(row["mean"], uncompressed(part), metric)
             rows.append(
                 {
                     "Model": model,
