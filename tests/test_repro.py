@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import yaml
 from conftest import write_tiny_profile
 
 PIPELINE = """
@@ -171,3 +172,32 @@ def test_a_wrong_parameter_stops_before_any_stage(clone):
         call(clone, sys.executable, "-m", "workflow.repro")
     expected = "error: params.yaml: run names 'vit-glyph', which is unknown; valid are vit-glyphs"
     assert error.value.stderr.strip() == expected and not (clone / "ran").exists()
+
+
+def test_models_are_recomputed_side_by_side_and_all_are_locked(tmp_path):
+    root = write_tiny_profile(tmp_path / "root")
+    content = yaml.safe_load((root / "params.yaml").read_text())
+    content["models"]["another"] = content["models"]["vit-glyphs"]
+    content |= {"run": ["vit-glyphs", "another"], "threads": 1}
+    (root / "params.yaml").write_text(yaml.safe_dump(content))
+    say = "echo start-{0} >> ran && sleep 2 && echo end-{0} >> ran && mkdir -p models/{0}"
+    stages = {"code": {"cmd": "python -m workflow.code", "always_changed": True}}
+    for name in content["run"]:
+        made, copied = f"models/{name}/a", f"models/{name}/b"
+        command = f"{say.format(name)} && echo {name} > {made}"
+        stages[f"a-{name}"] = {"cmd": command, "outs": [made]}
+        stages[f"b-{name}"] = {"cmd": f"cp {made} {copied}", "deps": [made], "outs": [copied]}
+    report = "mkdir -p figures && cat models/*/b > figures/results.md"
+    made = [f"models/{name}/b" for name in content["run"]]
+    stages["figures"] = {"cmd": report, "deps": made, "outs": ["figures"]}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    for command in ("git init -q", "dvc init -q"):
+        call(root, *command.split())
+    call(root, sys.executable, "-m", "workflow.repro", "--from-scratch")
+    ran = (root / "ran").read_text().split()
+    assert len(ran) == 4
+    if os.cpu_count() > 1:
+        assert set(ran[:2]) == {"start-vit-glyphs", "start-another"}
+    locked = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    assert set(stages) <= set(locked) | {"code"}
+    assert (root / "figures" / "results.md").read_text().split() == ["another", "vit-glyphs"]

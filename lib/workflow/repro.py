@@ -177,8 +177,9 @@ def _makes(stage: Stage, model: str, root: Path) -> bool:
 
 def _run_chain(stages: list[str]) -> int:
     """Run stages one after the other in a process of its own; returns its exit code."""
-    options = ["--wait-for-lock", "--force", "--no-run-cache", "--single-item"]
-    return subprocess.run([sys.executable, "-m", "dvc", "repro", *options, *stages]).returncode
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
+    options = ["--force", "--no-run-cache", "--single-item"]
+    return subprocess.run([*command, *options, *stages]).returncode
 
 
 def update_readme(root: Path) -> str:
