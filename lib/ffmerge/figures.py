@@ -185,6 +185,7 @@ def draw_cka(ax: Axes, cka: pd.DataFrame, title: str) -> None:
         yticklabels=labels,
     )
     ax.tick_params(length=0, rotation=0)
+    ax.tick_params(axis="x", rotation=90 if len(stacks) > 1 else 0)
     ax.set(title=title, xlabel="layer", ylabel="layer")
     ax.grid(False)
 
