@@ -40,7 +40,7 @@ class Data(Section):
 
 
 class Adapters(Section):
-    """QLoRA: adapters on every linear layer of a model frozen in 4 bits (Section 6, Appendix A)."""
+    """QLoRA: adapters on all linear layers of a frozen 4-bit model (Section 5.5, Appendix C.4)."""
 
     rank: PositiveInt
     alpha: float = Field(gt=0)
@@ -136,7 +136,7 @@ class Recipe(Section):
     anchor: Literal["first", "middle", "last"] = "first"
     random_window: PositiveInt | None = None  # 1 is the first one drawn; without it, the best
     tuned: bool = True
-    int8: bool = False  # scored under LLM.int8() too (Section 5.5)
+    int8: bool = False  # scored under LLM.int8() too (Section 5.4)
     finetune: dict[str, Any] = {}  # overrides single entries of the model's `finetune`
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at each layer 
 
 
 def load_int8(path: Path, **kwargs) -> PreTrainedModel:
-    """Load a saved model under LLM.int8() (Section 5.5): linear layers in 8 bits, still tied.
+    """Load a saved model under LLM.int8() (Section 5.4): linear layers in 8 bits, still tied.
 
     Args:
         path: a folder that `save` wrote.
@@ -35,7 +35,7 @@ def load_int8(path: Path, **kwargs) -> PreTrainedModel:
 
 
 def load_nf4(path: Path, **kwargs) -> PreTrainedModel:
-    """Load a saved model in 4-bit NormalFloat with double quantization (Appendix A), still tied.
+    """Load a saved model in 4-bit NormalFloat with double quantization (Section 5.5), still tied.
 
     Args:
         path, kwargs: as in `load_int8`.
@@ -56,7 +56,7 @@ def untie_adapters(model: nn.Module) -> nn.Module:
     """Give every layer of a tied window a module of its own around the same, frozen parameters.
 
     peft wraps a module once, wherever it stands; the paper has one adapter for each layer
-    (Section 6). In place; only the shells are copied, not the weights.
+    (Section 5.5). In place; only the shells are copied, not the weights.
 
     Invariant: the number of parameters does not change.
     """

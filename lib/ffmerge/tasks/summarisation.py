@@ -1,4 +1,4 @@
-"""Summaries of dialogues (paper, Section 6 and Appendix A): ROUGE, and slots that are right.
+"""Summaries of dialogues (paper, Sections 4.5 and 5.5): ROUGE, and slots that are right.
 
 A decoder is asked `Summarize the following:`, as in the paper's release; only the summary counts
 in the loss.
