@@ -40,6 +40,8 @@ def reproduce(root: Path) -> None:
     while True:
         stale = find_stale(root)
         lost = find_lost(root, stale)
+        if not stale and not lost:  # DVC would look at every stage once more to find the same
+            return
         for path in find_lacking(root, stale, lost):
             restore(root, path)
         for stage in lost:  # DVC alone would take them for unchanged
