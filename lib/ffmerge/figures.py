@@ -100,6 +100,7 @@ def draw_removed(ax: Axes, table: pd.DataFrame, baseline: float, most: int | Non
             fontsize=9,
             fontweight="bold",
         )
+    _stretch(ax, table["mean"].max(), baseline)
     draw_baseline(ax, baseline)
     ax.set_xlabel("FF sublayers removed")
     ax.set_xticks([0, *table.removed.unique()])
@@ -156,6 +157,7 @@ def draw_windows(ax: Axes, windows: pd.DataFrame, baseline: float, metric: str) 
             lw=1.5,
         )
         ax.set_xticks(range(len(part)), part.window, rotation=45 if len(part) > 6 else 0)
+    _stretch(ax, windows[metric].max(), baseline)
     draw_baseline(ax, baseline)
     ax.set_xlabel("merged window (first-last layer)")
 
@@ -212,6 +214,7 @@ def draw_curves(ax: Axes, curves: pd.DataFrame, metric: str, baseline: float | N
         low, high = by_step["mean"] - by_step["std"], by_step["mean"] + by_step["std"]
         ax.fill_between(by_step.index, low, high, color=COLORS[method], alpha=0.15, lw=0)
     if baseline is not None:
+        _stretch(ax, curves[metric].max(), baseline)
         draw_baseline(ax, baseline)
     ax.set_xlabel("fine-tuning step")
 
@@ -238,6 +241,13 @@ def draw_pareto(ax: Axes, table: pd.DataFrame) -> None:
     ax.step(front["size"], front.kept, where="post", color="#999999", lw=1, zorder=0)
     draw_baseline(ax, 100.0)
     ax.set(xlabel="bytes (% of the uncompressed model's)", ylabel="quality kept (%)")
+
+
+def _stretch(ax: Axes, largest: float, baseline: float) -> None:
+    """A logarithmic axis where a ruined model's perplexity would hide all others."""
+    if largest > 5 * baseline:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
 def _draw_line(ax: Axes, x, y, error, method: str, name: str | None = None) -> None:
