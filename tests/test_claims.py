@@ -90,6 +90,14 @@ def test_and_do_not_where_they_do_not(verdicts):
     assert found["merge ≥ drop, at the nearest number of parameters"] == ["does not hold"]
 
 
+def test_windows_are_judged_by_the_metric_that_scored_them(verdicts, folder):
+    """A downstream task's metric may grow where the windows' perplexity shrinks."""
+    path = folder / MODEL / "windows.csv"
+    path.write_text(path.read_text().replace("accuracy", "perplexity"))
+    found = verdicts("ROUGE-1", 90, tuned(GOOD))
+    assert found["permute ≥ vanilla, before tuning"] == ["does not hold"]
+
+
 def test_seeds_that_disagree_leave_a_claim_undecided(verdicts):
     noisy = {"vanilla-third": [88, 90, 92], "permute-third": [87, 90, 94]}
     found = verdicts("accuracy", 90, tuned({"base-tuned": GOOD["base-tuned"]} | noisy))

@@ -152,9 +152,7 @@ def _windows_before(s: _Scores, folder: Path) -> Iterator[Evidence]:
     metric = windows.columns[-1]
     merged = windows[windows.method.isin(["vanilla", "permute"])]
     wide = merged.pivot(index=["removed", "window"], columns="method", values=metric)
-    gain = (
-        (wide.vanilla - wide.permute) if is_lower_better(s.metric) else wide.permute - wide.vanilla
-    )
+    gain = (wide.permute - wide.vanilla) * (-1 if is_lower_better(metric) else 1)
     better, n = int((gain > 0).sum()), len(gain)
     yield s.evidence(
         "permute ≥ vanilla, before tuning",

@@ -14,11 +14,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import networkx
 from dvc.cli import main as dvc
+from dvc.dependency import param
 from dvc.output import Output
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
@@ -70,7 +73,7 @@ def find_stale(root: Path) -> list[str]:
     """
     repo = Repo(str(root))
     graph = repo.index.graph
-    with repo.lock:
+    with repo.lock, _params_read_once():
         return [
             stage.addressing
             for stage in plan_repro(graph)
@@ -204,6 +207,23 @@ def run_dvc(*arguments: str) -> None:
     code = dvc(list(arguments))
     if code:
         raise SystemExit(code)
+
+
+@contextmanager
+def _params_read_once() -> Iterator[None]:
+    """DVC parses params.yaml anew for every stage; while nothing runs, once is enough."""
+    read, seen = param.load_path, {}
+
+    def read_once(path: str, fs, **options):
+        if path not in seen:
+            seen[path] = read(path, fs, **options)
+        return seen[path]
+
+    param.load_path = read_once
+    try:
+        yield
+    finally:
+        param.load_path = read
 
 
 def _missing_inputs(repo: Repo, stage: Stage) -> list[tuple[Stage, Output]]:
