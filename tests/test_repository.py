@@ -81,8 +81,17 @@ def test_the_environment_has_one_source_of_truth(repository):
 
 def test_a_third_merged_and_tuned_keeps_the_accuracy(repository):
     results = pd.read_csv(repository / "results" / "results.csv")
-    part = results[results.model == "vit-glyphs"]
+    part = results[(results.model == "vit-glyphs") & (results.precision == "float32")]
     base = part[part.variant == "base"].value.item()
     tuned = part[(part.variant == "permute-third") & (part.phase == "tuned")].value
     assert base >= 84 and len(tuned) == 3
     assert tuned.mean() >= 0.985 * base
+
+
+def test_the_text_models_have_something_to_lose_and_travel_light(repository):
+    results = pd.read_csv(repository / "results" / "results.csv")
+    base = results[(results.variant == "base") & (results.precision == "float32")]
+    scores = base.set_index(["model", "metric"]).value
+    assert scores["marian-cldr", "BLEU"] >= 90 and scores["gpt2-docs", "perplexity"] <= 26.2
+    sizes = base[base.phase == "base"].groupby("model").bytes.first()
+    assert len(sizes) == 4 and sizes.sum() <= 40e6

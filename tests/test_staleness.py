@@ -50,7 +50,11 @@ def test_editing_the_drawing_redraws_and_nothing_else(copy):
 
 
 def test_the_steps_of_one_variant_run_only_that_variant(copy):
-    old = "permute-third: {method: permute, removed: third}"
+    old = "permute-third: {method: permute, removed: third, int8: true}"
     edit(copy / "params.yaml", old, old[:-1] + ", finetune: {steps: 300}}")
-    tuned = {f"finetune@vit-glyphs-permute-third-{seed}" for seed in (0, 1, 2)}
-    assert find_stale(copy) == tuned | {"evals@vit-glyphs-permute-third", "figures"}
+    expected = {"figures"}
+    for model in ("vit-glyphs", "gpt2-docs", "marian-cldr", "olmo-dialogues"):
+        kind = "-qlora" if model == "olmo-dialogues" else ""
+        variant = f"{kind}@{model}-permute-third"
+        expected |= {f"evals{variant}"} | {f"finetune{variant}-{seed}" for seed in (0, 1, 2)}
+    assert find_stale(copy) == expected
