@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers differ as well.
 COLORS = {"base": "#555555", "permute": "#0072B2", "vanilla": "#D55E00", "drop": "#009E73"}
@@ -247,7 +248,9 @@ def _stretch(ax: Axes, largest: float, baseline: float) -> None:
     """A logarithmic axis where a ruined model's perplexity would hide all others."""
     if largest > 5 * baseline:
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_line(ax: Axes, x, y, error, method: str, name: str | None = None) -> None:
