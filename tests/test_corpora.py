@@ -1,7 +1,9 @@
 """The embedded corpora: what their users rely on."""
 
 import random
+import re
 
+from ffmerge.copying import read_notes
 from ffmerge.corpora import cldr, dialogues, docs, pretraining, tatoeba
 
 
@@ -21,15 +23,25 @@ def test_a_summary_says_every_slot_and_what_was_agreed_last():
     assert made[:9] != dialogues.make_dialogues(9, "another")
 
 
-def test_both_peoples_notes_close_the_text_in_any_order():
+def test_both_peoples_notes_close_the_text_as_lists_or_sentences_in_any_order():
     rng = random.Random(0)
-    made = dialogues.make_dialogues(20, "test")
+    made = dialogues.make_dialogues(40, "test")
     rows = [pretraining.take_notes(dialogue, rng) for dialogue in made]
+    heads = (pretraining.NOTES, pretraining.AGREED)
     for row, dialogue in zip(rows, made, strict=True):
-        assert row["text"] == dialogue.text + pretraining.NOTES + row["notes"]
-        for notes in row["notes"].split(pretraining.NOTES):
-            assert dict(line.split(": ", 1) for line in notes.splitlines()) == dialogue.notes
-    assert len({row["notes"].split(":")[0] for row in rows}) > 1
+        told = re.split("|".join(heads), row["text"].removeprefix(dialogue.text))[1:]
+        listed, said = pretraining.list_slots(dialogue), pretraining.tell_slots(dialogue)
+        assert [sorted(notes.split("\n")) in (sorted(listed), sorted(said)) for notes in told] == [
+            True,
+            True,
+        ]
+        starts_with_list = row["text"].startswith(dialogue.text + heads[0])
+        assert bool(row["notes"]) == starts_with_list and row["text"].endswith(row["notes"])
+        if starts_with_list:
+            assert row["text"] == dialogue.text + heads[0] + row["notes"]
+            assert read_notes(row["notes"]) == dialogue.notes
+        assert dialogue.summary not in row["text"] and "ummar" not in row["text"]
+    assert len({row["notes"].split(":")[0] for row in rows}) > 2
 
 
 def test_translations_say_the_same_numbers(tmp_path):

@@ -12,8 +12,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from ffmerge.config import Base, Data
 from ffmerge.copying import read_notes, score_notes
 from ffmerge.evaluation import write_answers
-from ffmerge.tasks import language, summarisation, translation
-from ffmerge.tasks.text import IGNORED, pad, slide_windows
+from ffmerge.tasks import documents, language, summarisation, translation
+from ffmerge.tasks.text import IGNORED, load_split, pad, slide_windows
 
 TEXTS = [
     f"the {word} sees the {other}" for word in "cat dog owl".split() for other in "fox hen".split()
@@ -109,6 +109,24 @@ def test_training_blocks_are_full_and_texts_are_separated(modelling):
     other = language.Task(modelling.base, apart, modelling.folder)
     text = other.tokenizer.decode(list(other._join(TEXTS[:2])))
     assert text == f"{TEXTS[0]} | {TEXTS[1]} | "
+
+
+def test_documents_are_read_whole_each_by_itself(modelling):
+    task = documents.Task(modelling.base, modelling.data, modelling.folder)
+    end = task.tokenizer.eos_token_id
+    for split in ("train", "test"):
+        rows = list(task.dataset(split))
+        texts = load_split(modelling.data, split, None, 0)["text"]
+        assert len(rows) == len(texts)
+        for row, text in zip(rows, texts, strict=True):
+            whole = [*task.tokenizer(text, verbose=False)["input_ids"], end]
+            assert row["input_ids"] == whole[: task.context] and row["length"] <= task.context
+    assert len(task.dataset("test", limit=1)) == 1
+    size = len(task.tokenizer)
+    score = task.evaluate(Uniform(size), [task.collate(rows)])  # padding is not counted
+    assert score.values["perplexity"] == pytest.approx(size)
+    packed = [block["input_ids"] for block in modelling.dataset("train")]
+    assert packed != [row["input_ids"] for row in task.dataset("train")]  # nor one's cache read
 
 
 def test_a_saved_tokenizer_reads_as_the_trained_one(modelling, tmp_path):
