@@ -128,6 +128,22 @@ def test_training_adapters_leaves_the_merged_base_bit_for_bit(olmo, tmp_path):
     assert not torch.allclose(logits(fresh, batch), logits(adapted, batch), atol=1e-3)
 
 
+def test_adapters_learn_the_same_after_an_evaluation(olmo, tmp_path):
+    """On some CPUs bitsandbytes repacks what it evaluates, and gradients stop there, silently."""
+    batch, gradients = make_batch("olmo"), []
+    for evaluated in (False, True):
+        torch.manual_seed(0)
+        adapted = add_adapters(olmo, ADAPTERS, tmp_path / "scratch")
+        if evaluated:
+            logits(adapted.eval(), batch)
+        adapted.train()(**batch, labels=batch["input_ids"]).loss.backward()
+        named = adapted.named_parameters()
+        gradients.append({name: p.grad for name, p in named if "lora_B" in name})
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().sum() > 0, name
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
 def test_a_width_that_4_bits_cannot_hold_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"has 16 inputs; valid for 4 bits are multiples of 64"):
         add_adapters(make_model("olmo"), ADAPTERS, tmp_path / "scratch")

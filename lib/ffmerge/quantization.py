@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -42,6 +43,8 @@ def load_nf4(path: Path, **kwargs) -> PreTrainedModel:
 
     Raises:
         ValueError: a linear layer whose width bitsandbytes cannot cut into blocks of 64.
+
+    Invariant: gradients reach what lies before a layer, also after the model was evaluated.
     """
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -49,7 +52,13 @@ def load_nf4(path: Path, **kwargs) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    return load(path, quantization_config=settings, **kwargs)
+    model = load(path, quantization_config=settings, **kwargs)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # On CPUs with AVX512-BF16, evaluation would repack the weights for a product that has
+            # no gradient: training after a first evaluation would go on, silently, without them.
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def untie_adapters(model: nn.Module) -> nn.Module:

@@ -1,8 +1,6 @@
 """Variants: a recipe of params.yaml, applied to the base model."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import nn
 
@@ -69,16 +67,3 @@ def count_removed(entry: Model, recipe: Recipe) -> str:
     if recipe.method == "drop":
         return f"{entry.dropped[recipe.removed]}L"
     return str(entry.removed[recipe.removed])
-
-
-def read_json(path: Path):
-    """Read a small result."""
-    return json.loads(path.read_text())
-
-
-def write_json(value, path: Path) -> None:
-    """Write a small result; all of it, or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(path)
