@@ -26,8 +26,8 @@ lab: $(READY)  ## JupyterLab in notebooks/
 	@python -m workflow.repro --fetch
 	@jupyter lab notebooks
 
-repro-from-scratch: $(READY)  ## recompute all models, bases included, or only MODEL=vit-glyphs
-	@python -m workflow.repro --from-scratch $(MODEL)
+repro-from-scratch: $(READY)  ## recompute all; MODEL=vit-glyphs: only it; BASES=keep: not the bases
+	@python -m workflow.repro --from-scratch $(MODEL) $(if $(filter keep,$(BASES)),--keep-bases)
 
 strip: $(READY)  ## clear the outputs of the source notebooks, before a commit
 	@jupyter nbconvert --clear-output --inplace notebooks/*.ipynb

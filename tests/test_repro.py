@@ -183,10 +183,11 @@ def test_models_are_recomputed_side_by_side_and_all_are_locked(tmp_path):
     say = "echo start-{0} >> ran && sleep 2 && echo end-{0} >> ran && mkdir -p models/{0}"
     stages = {"code": {"cmd": "python -m workflow.code", "always_changed": True}}
     for name in content["run"]:
-        made, copied = f"models/{name}/a", f"models/{name}/b"
+        made, copied = f"models/{name}/base", f"models/{name}/b"
         command = f"{say.format(name)} && echo {name} > {made}"
         stages[f"a-{name}"] = {"cmd": command, "outs": [made]}
-        stages[f"b-{name}"] = {"cmd": f"cp {made} {copied}", "deps": [made], "outs": [copied]}
+        copy = f"cp {made} {copied} && echo {name} >> copies"
+        stages[f"b-{name}"] = {"cmd": copy, "deps": [made], "outs": [copied]}
     report = "mkdir -p figures && cat models/*/b > figures/results.md"
     made = [f"models/{name}/b" for name in content["run"]]
     stages["figures"] = {"cmd": report, "deps": made, "outs": ["figures"]}
@@ -201,3 +202,6 @@ def test_models_are_recomputed_side_by_side_and_all_are_locked(tmp_path):
     locked = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
     assert set(stages) <= set(locked) | {"code"}
     assert (root / "figures" / "results.md").read_text().split() == ["another", "vit-glyphs"]
+    call(root, sys.executable, "-m", "workflow.repro", "--from-scratch", "another", "--keep-bases")
+    assert len((root / "ran").read_text().split()) == 4  # no base is trained again
+    assert sorted((root / "copies").read_text().split()) == ["another", "another", "vit-glyphs"]

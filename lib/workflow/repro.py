@@ -4,6 +4,7 @@
     python -m workflow.repro --check                name the stale stages, run nothing
     python -m workflow.repro --fetch                only restore what the repository carries
     python -m workflow.repro --from-scratch [MODEL] recompute all models or one, caches ignored
+                             … --keep-bases         all but the training of the base models
 
 DVC skips a stage whose inputs are absent but unchanged. A stage that must run needs them, so what
 it lacks is restored first: from the repository's store, or else by running the stage that makes it.
@@ -142,11 +143,16 @@ def fetch(root: Path) -> None:
         run_dvc("pull", *absent)
 
 
-def recompute(root: Path, models: list[str]) -> None:
+def recompute(root: Path, models: list[str], keep_bases: bool = False) -> None:
     """Recompute models and their corpora, caches ignored, then bring the rest up to date.
 
     As many models run side by side as there are cores for `threads` threads each: small models
     gain little from a second thread.
+
+    Args:
+        root: the folder of params.yaml.
+        models: names in params.yaml's `run`.
+        keep_bases: restore the trained base models instead of training them anew.
 
     Raises:
         ValueError: a model that is not among those to run.
@@ -161,10 +167,16 @@ def recompute(root: Path, models: list[str]) -> None:
     for path in dict.fromkeys(use.data.path for use in uses if use.data.corpus):
         shutil.rmtree(root / path, ignore_errors=True)
         ensure_corpus(path, params, root)
+    if keep_bases:
+        fetch(root)
     for model in models:
-        shutil.rmtree(root / "models" / model, ignore_errors=True)
+        for path in (root / "models" / model).glob("*"):
+            if not (keep_bases and path.name == "base"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     check_inputs(root)
     stages = plan_repro(Repo(str(root)).index.graph)
+    if keep_bases:
+        stages = [stage for stage in stages if not _trains_base(stage)]
     chains = [[s.addressing for s in stages if _makes(s, model, root)] for model in models]
     side_by_side = max(1, (os.cpu_count() or 1) // params.threads)
     with ThreadPoolExecutor(side_by_side) as pool:
@@ -178,6 +190,10 @@ def _makes(stage: Stage, model: str, root: Path) -> bool:
     """Whether a stage makes something of one model."""
     folders = [Path(out.fs_path).relative_to(root).parts[:3] for out in stage.outs]
     return any(parts[0] in ("models", "results") and model in parts for parts in folders)
+
+
+def _trains_base(stage: Stage) -> bool:
+    return any(Path(out.fs_path).name == "base" for out in stage.outs)
 
 
 def _run_chain(stages: list[str]) -> int:
@@ -256,6 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--from-scratch", metavar="MODEL", nargs="*", help="recompute these models, or all"
     )
+    parser.add_argument("--keep-bases", action="store_true", help="recompute all but base models")
     options = parser.parse_args(arguments)
     try:
         root = find_root()
@@ -272,7 +289,8 @@ def main(arguments: list[str] | None = None) -> None:
             fetch(root)
             return
         if options.from_scratch is not None:
-            recompute(root, options.from_scratch or load_params(root).running)
+            models = options.from_scratch or load_params(root).running
+            recompute(root, models, options.keep_bases)
         else:
             reproduce(root)
             fetch(root)
