@@ -19,7 +19,7 @@ def make_results(metric, base, scores):
         rows += [row | {"seed": seed, "value": value} for seed, value in enumerate(values)]
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     method = table.variant.str.split("-").str[0]
-    ratio = {"third": 0.8, "half": 0.7, "most": 0.5, "sixth": 0.85}
+    ratio = {"third": 0.8, "half": 0.7, "most": 0.5, "sixth": 0.81}
     sizes = table.variant.str.split("-").str[1].map(ratio).fillna(1.0)
     return table.assign(
         model=MODEL, metric=metric, method=method, parameter_ratio=sizes, bytes=100 * sizes
@@ -88,6 +88,36 @@ def test_and_do_not_where_they_do_not(verdicts):
     assert found["1/3 merged ≈ base (within 2 %)"] == ["does not hold"]
     assert found["permute ≥ vanilla, after tuning"] == ["does not hold"]
     assert found["merge ≥ drop, at the nearest number of parameters"] == ["does not hold"]
+
+
+def test_the_larger_of_two_models_cannot_win(verdicts):
+    small = {"drop-half": POOR["drop-sixth"]}  # removes 30 %, the merge 20 %
+    found = verdicts("accuracy", 90, tuned(GOOD | small))
+    assert found["merge ≥ drop, at the nearest number of parameters"] == ["undecided"]
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(89.0, "holds"), (80.0, "does not hold")])
+def test_windows_matter_little_where_tuning_makes_them_alike(folder, tiny, after, verdict):
+    names = {"permute-third": "0-2", "random-1": "1-3", "random-2": "2-4"}
+    table = make_results(
+        "accuracy", 90, tuned(dict.fromkeys(names, [89.5]) | {"random-2": [after]})
+    )
+    table["window"] = table.variant.map(names)
+    lines = [f"permute,third,2,{w},{score}" for w, score in zip(names.values(), (60, 50, 40))]
+    vanilla = [line.replace("permute", "vanilla") for line in lines]
+    text = "\n".join(["method,ratio,removed,window,accuracy", "base,,0,,90", *lines, *vanilla])
+    (folder / MODEL / "windows.csv").write_text(text + "\n")
+    claims = table_claims(table, tiny[1], folder).set_index("Claim")
+    assert claims.loc["the window matters before tuning and little after", "Verdict"] == verdict
+
+
+def test_gaps_in_perplexity_are_compared_in_nats(verdicts):
+    """Two ruined models keep little of the base, and yet may be far apart."""
+    e = 2.718
+    scores = {"base-tuned": 1, "permute-third": 1, "vanilla-third": e}
+    scores |= {"permute-half": 10, "vanilla-half": 10 * e * e}
+    found = verdicts("perplexity", 1, tuned({name: [v, v] for name, v in scores.items()}))
+    assert found["… the more so, the more is removed"] == ["holds"]
 
 
 def test_windows_are_judged_by_the_metric_that_scored_them(verdicts, folder):

@@ -64,16 +64,24 @@ def label_metric(metric: str) -> str:
     return LABELS.get(metric, metric)
 
 
-def draw_baseline(ax: Axes, value: float) -> None:
-    """The uncompressed model: a dashed line across, labelled directly."""
+def draw_baseline(ax: Axes, value: float, below: bool = False, name: str = "uncompressed") -> None:
+    """The uncompressed model: a dashed line across, labelled directly.
+
+    Args:
+        ax: where.
+        value: its score.
+        below: label it below the line, where all others are above.
+        name: what it is called.
+    """
     ax.axhline(value, color=COLORS["base"], ls="--", lw=1.2, zorder=1)
     ax.annotate(
-        f"uncompressed {value:.1f}",
+        f"{name} {value:.4g}",
         (1, value),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
+        xytext=(0, -3 if below else 3),
         textcoords="offset points",
         ha="right",
+        va="top" if below else "bottom",
         fontsize=8,
         color=COLORS["base"],
     )
@@ -102,7 +110,8 @@ def draw_removed(ax: Axes, table: pd.DataFrame, baseline: float, most: int | Non
             fontweight="bold",
         )
     _stretch(ax, table["mean"].max(), baseline)
-    draw_baseline(ax, baseline)
+    ax.margins(y=0.12)
+    draw_baseline(ax, baseline, below=table["mean"].mean() > baseline)
     ax.set_xlabel("FF sublayers removed")
     ax.set_xticks([0, *table.removed.unique()])
     ax.set_xlim(right=1.4 * table.removed.max())
@@ -115,6 +124,7 @@ def draw_reduction(ax: Axes, table: pd.DataFrame, baseline: float) -> None:
         table: one row per variant: method, removed, parameter_ratio, mean, std.
         baseline: the uncompressed model's value.
     """
+    worse_is_more = table["mean"].mean() > baseline
     for method, unit, name in (("permute", " FFs", "merge (permute)"), ("drop", "", "drop layers")):
         part = table[table.method == method].sort_values("parameter_ratio", ascending=False)
         if part.empty:
@@ -125,16 +135,15 @@ def draw_reduction(ax: Axes, table: pd.DataFrame, baseline: float) -> None:
             ax.annotate(
                 f"{removed}{unit}".replace("L", " layers"),
                 (xi, yi),
-                xytext=(0, -15),
+                xytext=(6, -11 if worse_is_more else 5),
                 textcoords="offset points",
-                ha="center",
                 fontsize=8,
                 color=COLORS[method],
             )
-    ax.legend(loc="lower left")
-    draw_baseline(ax, baseline)
+    ax.legend(loc="upper left" if worse_is_more else "lower left")
+    draw_baseline(ax, baseline, below=worse_is_more)
     ax.set_xlabel("parameters removed (%)")
-    ax.margins(x=0.15, y=0.25)
+    ax.margins(x=0.22, y=0.25)
 
 
 def draw_windows(ax: Axes, windows: pd.DataFrame, baseline: float, metric: str) -> None:
@@ -159,8 +168,9 @@ def draw_windows(ax: Axes, windows: pd.DataFrame, baseline: float, metric: str) 
         )
         ax.set_xticks(range(len(part)), part.window, rotation=45 if len(part) > 6 else 0)
     _stretch(ax, windows[metric].max(), baseline)
-    draw_baseline(ax, baseline)
-    ax.set_xlabel("merged window (first-last layer)")
+    ax.margins(y=0.12)
+    draw_baseline(ax, baseline, below=windows[metric].mean() > baseline)
+    ax.set_xlabel("merged window")
 
 
 def draw_cka(ax: Axes, cka: pd.DataFrame, title: str) -> None:
@@ -210,38 +220,58 @@ def draw_curves(ax: Axes, curves: pd.DataFrame, metric: str, baseline: float | N
             marker=MARKERS[method],
             ms=4,
             lw=1.5,
-            label=method,
+            label="base, tuned alike" if method == "base" else method,
         )
         low, high = by_step["mean"] - by_step["std"], by_step["mean"] + by_step["std"]
         ax.fill_between(by_step.index, low, high, color=COLORS[method], alpha=0.15, lw=0)
     if baseline is not None:
         _stretch(ax, curves[metric].max(), baseline)
-        draw_baseline(ax, baseline)
+        ax.margins(y=0.12)
+        draw_baseline(ax, baseline, below=curves[metric].mean() > baseline)
     ax.set_xlabel("fine-tuning step")
 
 
-def draw_pareto(ax: Axes, table: pd.DataFrame) -> None:
+def draw_pareto(ax: Axes, table: pd.DataFrame, floor: float = 80.0) -> None:
     """Every variant of a model: bytes against quality kept, in percent of the base's.
 
     Args:
-        table: method, precision, size (% of the base's bytes), kept (% of its quality), label.
+        table: variant, method, precision, size (% of the base's bytes), kept (% of its quality).
+        floor: what keeps less is drawn here, with the number that it keeps.
     """
-    for (method, precision), part in table.groupby(["method", "precision"], sort=False):
-        small = precision == "int8"
+    table = table.assign(shown=table.kept.clip(lower=floor), small=table.precision == "int8")
+    for (method, small), part in table.groupby(["method", "small"], sort=False):
         ax.plot(
             part["size"],
-            part.kept,
+            part.shown,
             MARKERS[method],
             color=COLORS[method],
             mfc="white" if small else COLORS[method],
             ms=6,
             label=f"{method}, int8" if small else method,
         )
+    for _, ruined in table[table.kept < floor].groupby(table["size"].round()):
+        for i, row in enumerate(ruined.sort_values("kept").to_dict("records")):
+            at = (row["size"], row["shown"])
+            _note(ax, f"{row['kept']:.0f} ↓", at, COLORS[row["method"]], 9 * i - 3)
     best = table.sort_values(["size", "kept"], ascending=[True, False])
-    front = best[best.kept > best.kept.cummax().shift(fill_value=-np.inf)]
-    ax.step(front["size"], front.kept, where="post", color="#999999", lw=1, zorder=0)
-    draw_baseline(ax, 100.0)
-    ax.set(xlabel="bytes (% of the uncompressed model's)", ylabel="quality kept (%)")
+    front = best[(best.kept > best.kept.cummax().shift(fill_value=-np.inf)) & (best.kept > floor)]
+    ax.step(front["size"], front.shown, where="post", color="#999999", lw=1, zorder=0)
+    for row in front[(front.method != "base") & (front.kept < 100)].to_dict("records"):
+        _note(ax, row["variant"], (row["size"], row["shown"]), COLORS[row["method"]], -11)
+    draw_baseline(ax, 100.0, name="base")
+    ax.set(xlabel="bytes (% of the base's in 32 bits)", ylabel="quality kept (%)")
+    ax.margins(x=0.12, y=0.12)
+
+
+def _note(ax: Axes, text: str, at: tuple[float, float], color: str, up: int) -> None:
+    ax.annotate(
+        text,
+        at,
+        xytext=(6, up),
+        textcoords="offset points",
+        fontsize=7,
+        color=color,
+    )
 
 
 def _stretch(ax: Axes, largest: float, baseline: float) -> None:

@@ -90,7 +90,7 @@ def paper_curve(paper: pd.DataFrame, name: str | None) -> pd.DataFrame | None:
         return None
     methods = part.variant.str.split("-").str[0]
     table = part.assign(method=methods, mean=part.value, std=0.0)
-    table.attrs["base"] = float(part[part.variant == "base"].value.iloc[0])
+    table.attrs["base"] = float(part[methods == "base"].value.iloc[0])  # GPT-2's is tuned alike
     return table
 
 

@@ -5,7 +5,14 @@ from pathlib import Path
 import pandas as pd
 
 from ffmerge.config import Params
-from ffmerge.results import retained, select_metric, select_paper, summarise, uncompressed
+from ffmerge.results import (
+    is_lower_better,
+    retained,
+    select_metric,
+    select_paper,
+    summarise,
+    uncompressed,
+)
 
 HYPERPARAMETERS = {"GPT-2": 5, "ViT": 6, "OPUS-MT": 7, "OLMo-7B": 8}  # the paper's table numbers
 
@@ -26,14 +33,14 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
                 {
                     "Model": model,
                     "Variant": variant,
-                    "Window": row.window if isinstance(row.window, str) else "–",
+                    "Window": _window(row),
                     "Removed": f"{row.removed}/{layers}",
                     "Parameters removed (%)": f"{100 * (1 - row.parameter_ratio):.1f}",
                     "Metric": metric,
                     "Before tuning": untuned,
                     "After tuning": "–" if variant == "base" else spread(row),
                     "Of base (%)": f"{kept:.1f}",
-                    "Paper": _theirs(theirs, variant),
+                    "Paper": _theirs(theirs, variant, 2 if is_lower_better(metric) else 1),
                 }
             )
     return pd.DataFrame(rows)
@@ -118,10 +125,16 @@ def table_qlora(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> p
                 metric: spread(summarise(mine[mine.metric == metric], phase).loc[variant])
                 for metric in mine.metric.unique()
             }
-            window = mine.window.iloc[0]
+            first = mine.iloc[0]
+            removed = f"{100 * (1 - first.parameter_ratio):.1f}"
             said = theirs[theirs.variant == (variant if phase == "tuned" else None)]
             rows.append(
-                {"Model": model, "": name, "Window": window if isinstance(window, str) else "–"}
+                {
+                    "Model": model,
+                    "": name,
+                    "Window": _window(first),
+                    "Parameters removed (%)": "–" if phase == "first words" else removed,
+                }
                 | scores
                 | {
                     f"Paper: {metric}": _theirs(said.set_index("metric"), metric, 2)
@@ -176,16 +189,17 @@ def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
 def table_second_metric(
     results: pd.DataFrame, paper: pd.DataFrame, params: Params, metric: str, number: int
 ) -> pd.DataFrame:
-    """Table 11: all variants by a model's other metric, chrF in the place of COMET.
+    """All variants by a model's other metric: Table 11, with chrF in the place of COMET.
 
     Args:
         metric: ours.
-        number: of the paper's table, which has another metric.
+        number: of the paper's table to put beside it, which may have another metric.
     """
     rows = []
     for model in (m for m in params.run if metric in set(results[results.model == m].metric)):
         theirs = select_paper(paper, params.models[model].paper, number).set_index("variant")
         other = theirs.metric.iloc[0] if len(theirs) else ""
+        digits = 2 if is_lower_better(other) else 1
         for int8 in (False, True):
             part = select_metric(results, model, metric, int8)
             table = pd.concat([summarise(part, phase) for phase in ("base", "tuned")])
@@ -195,9 +209,10 @@ def table_second_metric(
                     {
                         "Model": model,
                         "Variant": name,
-                        "Window": row.window if isinstance(row.window, str) else "–",
+                        "Window": _window(row),
                         metric: spread(row),
-                        f"Paper: {other}": _theirs(theirs, name),
+                        "Paper: window": _window(theirs.loc[name]) if name in theirs.index else "–",
+                        f"Paper: {other}": _theirs(theirs, name, digits),
                     }
                 )
     return pd.DataFrame(rows)
@@ -241,6 +256,10 @@ def write_page(parts: list[str], folder: Path) -> None:
 def spread(row: pd.Series) -> str:
     """A mean with its standard deviation over seeds, where there are several."""
     return f"{row['mean']:.2f} ± {row['std']:.2f}" if row.seeds > 1 else f"{row['mean']:.2f}"
+
+
+def _window(row: pd.Series) -> str:
+    return row.window if isinstance(row.window, str) else "–"
 
 
 def _number(table: pd.DataFrame, variant: str) -> str:

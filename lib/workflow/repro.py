@@ -16,8 +16,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import networkx
@@ -146,8 +147,9 @@ def fetch(root: Path) -> None:
 def recompute(root: Path, models: list[str], keep_bases: bool = False) -> None:
     """Recompute models and their corpora, caches ignored, then bring the rest up to date.
 
-    As many models run side by side as there are cores for `threads` threads each: small models
-    gain little from a second thread.
+    As many stages run side by side as there are cores for `threads` threads each (small models
+    gain little from a second thread): of each model first what all its variants need, then the
+    variants, a few at a time.
 
     Args:
         root: the folder of params.yaml.
@@ -174,16 +176,49 @@ def recompute(root: Path, models: list[str], keep_bases: bool = False) -> None:
             if not (keep_bases and path.name == "base"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     check_inputs(root)
-    stages = plan_repro(Repo(str(root)).index.graph)
+    graph = Repo(str(root)).index.graph
+    stages = plan_repro(graph)
     if keep_bases:
         stages = [stage for stage in stages if not _trains_base(stage)]
-    chains = [[s.addressing for s in stages if _makes(s, model, root)] for model in models]
+    plans = [split([s for s in stages if _makes(s, model, root)], graph) for model in models]
     side_by_side = max(1, (os.cpu_count() or 1) // params.threads)
     with ThreadPoolExecutor(side_by_side) as pool:
-        codes = list(pool.map(_run_chain, chains))
+        first = {pool.submit(_run_chain, common): chunks for common, chunks in plans}
+        rest, codes = [], []
+        for done in as_completed(first):
+            codes.append(done.result())
+            if not codes[-1]:
+                rest += [pool.submit(_run_chain, chunk) for chunk in first[done]]
+        codes += [chunk.result() for chunk in rest]
     if any(codes):
         raise SystemExit(max(codes))
     reproduce(root)
+
+
+def split(
+    stages: list[Stage], graph: networkx.DiGraph, n: int = 4
+) -> tuple[list[Stage], list[list[Stage]]]:
+    """Part the stages of one model into what has to run first and what can run side by side.
+
+    Args:
+        stages: in an order in which they can run.
+        graph: DVC's, from a stage to what it needs.
+        n: chunks to make of what can run side by side.
+
+    Returns:
+        What several last stages need, and at most n chunks of the others, in the same order.
+
+    Invariant: no stage of a chunk needs one of another chunk.
+    """
+    mine = graph.subgraph(stages)
+    lasts = [stage for stage in stages if not mine.in_degree(stage)]
+    needed = {last: networkx.descendants(mine, last) | {last} for last in lasts}
+    common, groups = [], {last: [] for last in lasts}
+    for stage in stages:
+        owners = [last for last in lasts if stage in needed[last]]
+        (common if len(owners) > 1 else groups[owners[0]]).append(stage)
+    dealt = [list(groups.values())[i::n] for i in range(n)]
+    return common, [list(chain.from_iterable(chunk)) for chunk in dealt if chunk]
 
 
 def _makes(stage: Stage, model: str, root: Path) -> bool:
@@ -196,11 +231,12 @@ def _trains_base(stage: Stage) -> bool:
     return any(Path(out.fs_path).name == "base" for out in stage.outs)
 
 
-def _run_chain(stages: list[str]) -> int:
+def _run_chain(stages: list[Stage]) -> int:
     """Run stages one after the other in a process of its own; returns its exit code."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
     options = ["--force", "--no-run-cache", "--single-item"]
-    return subprocess.run([*command, *options, *stages]).returncode
+    names = [stage.addressing for stage in stages]
+    return subprocess.run([*command, *options, *names]).returncode if names else 0
 
 
 def update_readme(root: Path) -> str:
