@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 
+import networkx
 import pytest
 import yaml
 from conftest import write_tiny_profile
+
+from workflow.repro import split
 
 PIPELINE = """
 stages:
@@ -172,6 +175,20 @@ def test_a_wrong_parameter_stops_before_any_stage(clone):
         call(clone, sys.executable, "-m", "workflow.repro")
     expected = "error: params.yaml: run names 'vit-glyph', which is unknown; valid are vit-glyphs"
     assert error.value.stderr.strip() == expected and not (clone / "ran").exists()
+
+
+def test_what_runs_side_by_side_needs_nothing_of_each_other():
+    needs = [("align", "base"), ("tune-a0", "align"), ("tune-a1", "align"), ("tune-b", "align")]
+    needs += [("eval-a", "tune-a0"), ("eval-a", "tune-a1"), ("eval-b", "tune-b"), ("eval", "base")]
+    order = ["base", "align", "tune-b", "tune-a0", "tune-a1", "eval", "eval-a", "eval-b"]
+    common, chunks = split(order, networkx.DiGraph(needs), n=2)
+    assert common == ["base", "align"]
+    assert sorted(stage for chunk in chunks for stage in chunk) == sorted(order[2:])
+    place = {stage: i for i, chunk in enumerate(chunks) for stage in chunk}
+    for stage, needed in needs:
+        assert needed in common or place[stage] == place[needed]
+        assert needed in common or order.index(needed) < order.index(stage)
+    assert len(chunks) == 2
 
 
 def test_models_are_recomputed_side_by_side_and_all_are_locked(tmp_path):
