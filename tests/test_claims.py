@@ -99,11 +99,10 @@ def test_the_larger_of_two_models_cannot_win(verdicts):
 @pytest.mark.parametrize(("after", "verdict"), [(89.0, "holds"), (80.0, "does not hold")])
 def test_windows_matter_little_where_tuning_makes_them_alike(folder, tiny, after, verdict):
     names = {"permute-third": "0-2", "random-1": "1-3", "random-2": "2-4"}
-    table = make_results(
-        "accuracy", 90, tuned(dict.fromkeys(names, [89.5]) | {"random-2": [after]})
-    )
+    scores = {"permute-third": [89.5], "random-1": [89.5], "random-2": [after]}
+    table = make_results("accuracy", 90, tuned(scores))
     table["window"] = table.variant.map(names)
-    lines = [f"permute,third,2,{w},{score}" for w, score in zip(names.values(), (60, 50, 40))]
+    lines = [f"permute,third,2,{w},{90 - 10 * i}" for i, w in enumerate(names.values())]
     vanilla = [line.replace("permute", "vanilla") for line in lines]
     text = "\n".join(["method,ratio,removed,window,accuracy", "base,,0,,90", *lines, *vanilla])
     (folder / MODEL / "windows.csv").write_text(text + "\n")
