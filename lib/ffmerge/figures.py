@@ -47,16 +47,16 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> str:
+def save_figure(figure: Figure, folder: Path, name: str, caption: str, note: str = "") -> str:
     """Write a figure as SVG and PNG, byte for byte the same for the same data.
 
     Returns:
-        Markdown that shows it under its caption, for a page in the same folder.
+        Markdown that shows it under its caption and note, for a page in the same folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
     figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-    return f"**{caption}** ([svg]({name}.svg))\n\n![{caption}]({name}.png)\n"
+    return f"**{caption}** ([svg]({name}.svg))\n{note}\n\n![{caption}]({name}.png)\n"
 
 
 def label_metric(metric: str) -> str:
