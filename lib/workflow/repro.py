@@ -228,7 +228,7 @@ def _makes(stage: Stage, model: str, root: Path) -> bool:
 
 
 def _trains_base(stage: Stage) -> bool:
-    return any(Path(out.fs_path).name == "base" for out in stage.outs)
+    return any(Path(out.fs_path).parts[-3::2] == ("models", "base") for out in stage.outs)
 
 
 def _run_chain(stages: list[Stage]) -> int:
