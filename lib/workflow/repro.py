@@ -132,13 +132,18 @@ def restore(root: Path, path: str) -> None:
 
 
 def fetch(root: Path) -> None:
-    """Restore all that the repository's store carries: base models and permutations."""
+    """Restore what the repository's store carries for other stages: bases and permutations."""
     repo = Repo(str(root))
+    read = [Path(dep.fs_path) for stage in repo.index.stages for dep in stage.deps]
     absent = [
         os.path.relpath(out.fs_path, root)
         for stage in repo.index.stages
         for out in stage.outs
-        if out.use_cache and out.can_push and not out.exists and out.hash_info
+        if out.use_cache
+        and out.can_push
+        and not out.exists
+        and out.hash_info
+        and any(_overlap(Path(out.fs_path), path) for path in read)
     ]
     if absent:
         run_dvc("pull", *absent)
