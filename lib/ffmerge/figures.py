@@ -109,9 +109,7 @@ def draw_removed(ax: Axes, table: pd.DataFrame, baseline: float, most: int | Non
             fontsize=9,
             fontweight="bold",
         )
-    _stretch(ax, table["mean"].max(), baseline)
-    ax.margins(y=0.12)
-    draw_baseline(ax, baseline, below=table["mean"].mean() > baseline)
+    _compare_with(ax, table["mean"], baseline)
     ax.set_xlabel("FF sublayers removed")
     ax.set_xticks([0, *table.removed.unique()])
     ax.set_xlim(right=1.4 * table.removed.max())
@@ -167,9 +165,7 @@ def draw_windows(ax: Axes, windows: pd.DataFrame, baseline: float, metric: str) 
             lw=1.5,
         )
         ax.set_xticks(range(len(part)), part.window, rotation=45 if len(part) > 6 else 0)
-    _stretch(ax, windows[metric].max(), baseline)
-    ax.margins(y=0.12)
-    draw_baseline(ax, baseline, below=windows[metric].mean() > baseline)
+    _compare_with(ax, windows[metric], baseline)
     ax.set_xlabel("merged window")
 
 
@@ -225,9 +221,7 @@ def draw_curves(ax: Axes, curves: pd.DataFrame, metric: str, baseline: float | N
         low, high = by_step["mean"] - by_step["std"], by_step["mean"] + by_step["std"]
         ax.fill_between(by_step.index, low, high, color=COLORS[method], alpha=0.15, lw=0)
     if baseline is not None:
-        _stretch(ax, curves[metric].max(), baseline)
-        ax.margins(y=0.12)
-        draw_baseline(ax, baseline, below=curves[metric].mean() > baseline)
+        _compare_with(ax, curves[metric], baseline)
     ax.set_xlabel("fine-tuning step")
 
 
@@ -274,13 +268,15 @@ def _note(ax: Axes, text: str, at: tuple[float, float], color: str, up: int) -> 
     )
 
 
-def _stretch(ax: Axes, largest: float, baseline: float) -> None:
-    """A logarithmic axis where a ruined model's perplexity would hide all others."""
-    if largest > 5 * baseline:
+def _compare_with(ax: Axes, values: pd.Series, baseline: float) -> None:
+    """The uncompressed model beside values; logarithmic where a ruined one would hide the rest."""
+    if values.max() > 5 * baseline:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.margins(y=0.12)
+    draw_baseline(ax, baseline, below=values.mean() > baseline)
 
 
 def _draw_line(ax: Axes, x, y, error, method: str, name: str | None = None) -> None:
