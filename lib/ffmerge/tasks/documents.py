@@ -21,7 +21,10 @@ class Task(language.Task):
 
         Training groups them by `length`, so that little of a batch is padding.
         """
-        return self._tokenize(load_split(self.data, split, limit, seed), self._cut)
+        rows = load_split(self.data, split, limit, seed)
+        columns = rows.column_names
+        same = {} if self.data.streaming else {"new_fingerprint": self._fingerprint(rows)}
+        return rows.map(self._cut, batched=True, remove_columns=columns, **same)
 
     def _cut(self, rows: dict[str, list[str]]) -> dict[str, list]:
         """The tokens of texts and what ends them, as far as the context goes."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -68,7 +68,10 @@ class Task:
         Texts are joined, an end-of-text token (or the entry's separator) between them.
         """
         if split == "train":
-            blocks = self._tokenize(load_split(self.data, split, None, seed), self._pack)
+            rows = load_split(self.data, split, None, seed)
+            columns = rows.column_names
+            same = {} if self.data.streaming else {"new_fingerprint": self._fingerprint(rows)}
+            blocks = rows.map(self._pack, batched=True, remove_columns=columns, **same)
             return blocks if limit is None else blocks.take(limit)
         texts = (row[self.text] for row in load_split(self.data, split, None, seed))
         needed = None if limit is None else (limit + 1) * self.context
@@ -113,11 +116,6 @@ class Task:
     def save_processor(self, path: Path) -> None:
         """Write the tokenizer into a model's folder."""
         self.tokenizer.save_pretrained(path)
-
-    def _tokenize(self, rows: Dataset, cut: Callable[[dict], dict]) -> Dataset:
-        """Rows of texts as rows of tokens, cut by `cut`; remembered by `datasets` where it can."""
-        same = {} if self.data.streaming else {"new_fingerprint": self._fingerprint(rows)}
-        return rows.map(cut, batched=True, remove_columns=rows.column_names, **same)
 
     def _join(self, texts: Iterable[str]) -> Iterator[int]:
         """The tokens of texts, one after the other, with what separates them."""
