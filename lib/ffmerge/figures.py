@@ -74,6 +74,8 @@ def draw_baseline(ax: Axes, value: float, below: bool = False, name: str = "unco
         name: what it is called.
     """
     ax.axhline(value, color=COLORS["base"], ls="--", lw=1.2, zorder=1)
+    ax.update_datalim([(0, value)], updatex=False)  # or the axis leaves no room for the label
+    ax.autoscale_view(scalex=False)
     ax.annotate(
         f"{name} {value:.4g}",
         (1, value),
@@ -273,7 +275,7 @@ def _compare_with(ax: Axes, values: pd.Series, baseline: float) -> None:
     if values.max() > 5 * baseline:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
     ax.margins(y=0.12)
     draw_baseline(ax, baseline, below=values.mean() > baseline)
