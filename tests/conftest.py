@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from ffmerge.config import find_root, load_params
+from study.config import find_root, load_params
 
 matplotlib.use("agg")
 torch.set_num_threads(2)

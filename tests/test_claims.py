@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from ffmerge.claims import judge, table_claims
-from ffmerge.config import load_params
-from ffmerge.evaluation import COLUMNS
-from ffmerge.results import retained, sizes_and_quality, summarise
+from study.report.claims import judge, table_claims
+from study.config import load_params
+from study.records import COLUMNS
+from study.report.results import retained, sizes_and_quality, summarise
 
 MODEL = "vit-glyphs"
 

@@ -3,7 +3,7 @@ import re
 import pytest
 import yaml
 
-from ffmerge.config import load_params
+from study.config import load_params
 
 
 def edit(root, *path_and_value):

@@ -3,8 +3,8 @@
 import random
 import re
 
-from ffmerge.copying import read_notes
-from ffmerge.corpora import cldr, dialogues, docs, pretraining, tatoeba
+from study.copying import read_notes
+from study.corpora import cldr, dialogues, docs, pretraining, tatoeba
 
 
 def test_a_summary_says_every_slot_and_what_was_agreed_last():

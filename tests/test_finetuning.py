@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from ffmerge.checkpoints import load, save, shared_keys
-from ffmerge.finetuning import finetune, make_schedule
+from study.finetuning import finetune, make_schedule
 from ffmerge.merging import count_parameters, merge
 from ffmerge.sublayers import find_stacks
-from ffmerge.tasks import Score, load_task, make_batches
+from study.tasks import Score, load_task, make_batches
 
 
 @pytest.fixture

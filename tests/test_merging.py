@@ -10,7 +10,7 @@ from ffmerge.alignment import align, load_pairs, pair_name, save_pairs
 from ffmerge.merging import average, count_parameters, merge, merge_aligned, permute
 from ffmerge.selection import find_anchor, list_pairs
 from ffmerge.sublayers import find_stacks
-from ffmerge.variants import compress
+from study.variants import compress
 
 
 def full_windows(model):

@@ -13,8 +13,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pillow
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from ffmerge.config import find_root, load_params
-from ffmerge.evaluation import COLUMNS
+from study.config import find_root, load_params
+from study.records import COLUMNS
 from workflow.code import notebook_code
 from workflow.execute import main
 

@@ -8,9 +8,9 @@ from families import MAKERS, VOCABULARY, logits, make_batch, make_model
 from transformers import OlmoConfig, OlmoForCausalLM
 
 from ffmerge.checkpoints import find_shared_modules, save
-from ffmerge.config import Adapters
+from study.config import Adapters
 from ffmerge.merging import merge
-from ffmerge.quantization import (
+from study.quantization import (
     add_adapters,
     count_bytes,
     load_int8,

@@ -9,11 +9,11 @@ from families import make_gpt2
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutput
 
-from ffmerge.config import Base, Data
-from ffmerge.copying import read_notes, score_notes
-from ffmerge.evaluation import write_answers
-from ffmerge.tasks import documents, language, summarisation, translation
-from ffmerge.tasks.text import IGNORED, load_split, pad, slide_windows
+from study.config import Base, Data
+from study.copying import read_notes, score_notes
+from study.records import write_answers
+from study.tasks import documents, language, summarisation, translation
+from study.tasks.text import IGNORED, load_split, pad, slide_windows
 
 TEXTS = [
     f"the {word} sees the {other}" for word in "cat dog owl".split() for other in "fox hen".split()

@@ -8,7 +8,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from test_pipeline import run_here
 
-from ffmerge.config import find_root, load_params
+from study.config import find_root, load_params
 
 SENTENCE = "the model reads {} tokens and writes {} more, then it stops."
 SHORT = {

@@ -6,8 +6,8 @@ import pytest
 from conftest import write_tiny_profile
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-from ffmerge.config import load_params
-from ffmerge.corpora import ensure_corpus, find_fingerprint, fingerprint
+from study.config import load_params
+from study.corpora import ensure_corpus, find_fingerprint, fingerprint
 from workflow.code import find_modules, normalise, notebook_code, write_copies
 from workflow.execute import execute, main, scrub
 
@@ -58,19 +58,19 @@ def test_only_figures_depends_on_the_drawing(repository):
     users = {
         path.stem
         for path in (repository / "notebooks").glob("*.ipynb")
-        if {"ffmerge.figures", "ffmerge.tables"} & set(find_modules(notebook_code(path)))
+        if {"study.report.figures", "study.report.tables"} & set(find_modules(notebook_code(path)))
     }
     assert users == {"7_figures"}
-    assert "ffmerge.finetuning" in find_modules(
+    assert "study.finetuning" in find_modules(
         notebook_code(repository / "notebooks/5_finetune.ipynb")
     )
 
 
 def test_modules_are_followed_through_imports_names_and_the_packages_face():
-    named = ["ffmerge.tasks.images", "ffmerge.corpora.glyphs"]
-    modules = find_modules("from ffmerge.tasks import load_task", named)
-    assert set(named) <= set(modules) and "ffmerge.config" in modules
-    assert "ffmerge.tasks.images" not in find_modules("from ffmerge.similarity import cka", named)
+    named = ["study.tasks.images", "study.corpora.glyphs"]
+    modules = find_modules("from study.tasks import load_task", named)
+    assert set(named) <= set(modules) and "study.config" in modules
+    assert "study.tasks.images" not in find_modules("from ffmerge.similarity import cka", named)
     assert "ffmerge.alignment" in find_modules("import ffmerge\nffmerge.merge(model, {})")
     assert "ffmerge.merging" in find_modules("from ffmerge import merge")
     assert "ffmerge.similarity" in find_modules("import ffmerge as f\nf.cka(x, y)")

@@ -3,23 +3,30 @@
     import ffmerge
 
     features = ffmerge.collect_features(model, batches, tokens=10_000)
-    small = ffmerge.merge(model, {"decoder": (22, 34)}, features, method="permute")
+    small = ffmerge.merge(model, {"decoder": "22-34"}, features, method="permute")
     ffmerge.save(small, path)
 
-Names are loaded on first use, so that reading the configuration does not import torch.
+Names are loaded on first use, so that reading a plan does not import torch.
 """
 
 from importlib import import_module
 
 _FACE = {
     "find_stacks": "sublayers",
+    "Group": "groups",
+    "window": "groups",
     "collect_features": "activations",
     "collect_outputs": "activations",
     "correlate": "alignment",
     "align": "alignment",
-    "merge": "merging",
-    "count_parameters": "merging",
-    "drop_layers": "pruning",
+    "merge": "compression",
+    "Plan": "patches",
+    "Patch": "patches",
+    "apply_plan": "patches",
+    "apply_patch": "patches",
+    "count_parameters": "patches",
+    "find_method": "methods",
+    "list_methods": "methods",
     "cka": "similarity",
     "save": "checkpoints",
     "load": "checkpoints",

@@ -5,6 +5,7 @@ A permutation p is an int64 vector: neuron p[i] of the other sublayer takes plac
 neuron i of the anchor. So `x_other[:, p]` matches `x_anchor`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ffmerge.selection import Anchor, Window, find_anchor
+from ffmerge.groups import Group
 
 Pairs = dict[str, Tensor]  # "decoder.3.7": the permutation that aligns sublayer 7 to sublayer 3
 
@@ -140,27 +141,32 @@ def load_pairs(path: Path) -> Pairs:
 
 
 def select_permutations(
-    pairs: Pairs, stack: str, window: Window, anchor: Anchor
-) -> dict[int, Tensor]:
-    """The permutations that align a window to its anchor.
+    pairs: Pairs, groups: Mapping[str, tuple[Group, ...]]
+) -> dict[str, dict[int, Tensor]]:
+    """The permutations that align groups to their anchors, from those of all pairs.
 
     A pair that is known the other way round is inverted: it is the same assignment problem.
 
+    Returns:
+        permutations[stack][i]: (d_ff,); anchors have none.
+
     Raises:
-        ValueError: a pair of the window has no permutation.
+        ValueError: a pair of a group has no permutation.
     """
-    a = find_anchor(window, anchor)
-    permutations = {}
-    for i in range(window[0], window[1] + 1):
+    permutations: dict[str, dict[int, Tensor]] = {}
+    for stack, a, i in (
+        (name, g.anchor, i) for name in groups for g in groups[name] for i in g.others
+    ):
         if pair_name(stack, a, i) in pairs:
-            permutations[i] = pairs[pair_name(stack, a, i)]
+            p = pairs[pair_name(stack, a, i)]
         elif pair_name(stack, i, a) in pairs:
-            permutations[i] = invert(pairs[pair_name(stack, i, a)])
-        elif i != a:
+            p = invert(pairs[pair_name(stack, i, a)])
+        else:
             raise ValueError(
-                f"the pair of sublayers {a} and {i} of the {stack} has no permutation; valid are "
-                "pairs inside the windows that params.yaml's `removed` makes"
+                f"sublayers {a} and {i} of the {stack} have no permutation; valid are pairs that "
+                "were aligned before"
             )
+        permutations.setdefault(stack, {})[i] = p
     return permutations
 
 

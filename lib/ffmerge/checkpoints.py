@@ -5,14 +5,16 @@ transformers' own `_tied_weights_keys` cannot be used for this: it is ignored un
 embeddings are tied too, and it ties parameters where modules must be tied.
 """
 
+import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 import transformers
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
+
+from ffmerge.files import read_json, replacing, write_json
 
 SHARING = "sharing.json"
 
@@ -57,15 +59,13 @@ def save(model: PreTrainedModel, path: str | Path) -> Path:
     Invariant: `load(save(model, path))` gives bitwise equal logits, still shared.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     repeated = shared_keys(model)
-    state = {key: value for key, value in model.state_dict().items() if key not in repeated}
-    model.save_pretrained(partial, state_dict=state)
-    (partial / SHARING).write_text(json.dumps(find_shared_modules(model), indent=1) + "\n")
-    shutil.rmtree(path, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        state = {key: value for key, value in model.state_dict().items() if key not in repeated}
+        model.save_pretrained(partial, state_dict=state)
+        groups = find_shared_modules(model)
+        content = {"groups": groups, "digest": _digest(groups, partial)}
+        write_json(content if groups else [], partial / SHARING)
     return path
 
 
@@ -74,30 +74,33 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
 
     Args:
         path: the folder (a Path), or a hub name (a string).
-        kwargs: passed on to `from_pretrained`, such as dtype or quantization_config.
+        kwargs: passed on to `from_pretrained`, such as dtype or quantization_config. Code that
+            comes with a checkpoint is never run.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
         FileNotFoundError: a local folder that is not there.
-        ValueError: the file lacks weights that no sharing explains.
+        ValueError: the file lacks weights that no sharing explains, or its sharing was altered.
     """
     folder = Path(path)
     if isinstance(path, Path) and not path.exists():
-        raise FileNotFoundError(f"no model in {path}; `make repro` or `make lab` brings it there")
-    sharing = folder / SHARING
-    groups = json.loads(sharing.read_text()) if sharing.exists() else []
-    config = transformers.AutoConfig.from_pretrained(path, revision=kwargs.get("revision"))
+        raise FileNotFoundError(f"no model in {path}; run notebook 1_base first, or `make repro`")
+    groups = _read_sharing(folder)
+    config = transformers.AutoConfig.from_pretrained(
+        path, revision=kwargs.get("revision"), trust_remote_code=False
+    )
     model_class = getattr(transformers, config.architectures[0])
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # shared names are missing from the file by design
-    model, info = model_class.from_pretrained(path, output_loading_info=True, **kwargs)
-    transformers.logging.set_verbosity(verbosity)
+    try:
+        model, info = model_class.from_pretrained(path, output_loading_info=True, **kwargs)
+    finally:
+        transformers.logging.set_verbosity(verbosity)
     for first, *others in groups:
         for name in others:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, model.get_submodule(first))
+            model.set_submodule(name, model.get_submodule(first), strict=True)
     unexplained = set(info["missing_keys"]) - set(shared_keys(model))
     if unexplained or info["mismatched_keys"]:
         raise ValueError(
@@ -105,6 +108,36 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
             f"{sorted(unexplained) or sorted(map(str, info['mismatched_keys']))}"
         )
     return model.eval()
+
+
+def _read_sharing(folder: Path) -> list[list[str]]:
+    """The groups of names that share, as `save` wrote them; none in a checkpoint of others.
+
+    Raises:
+        ValueError: the file is not what `save` wrote beside these weights.
+    """
+    file = folder / SHARING
+    if not file.exists():
+        return []
+    try:
+        content = read_json(file)
+        if content == []:
+            return []
+        groups, digest = content["groups"], content["digest"]
+    except (ValueError, TypeError, KeyError):
+        groups, digest = None, ""
+    if digest != _digest(groups, folder):
+        raise ValueError(f"{file} was altered; valid is the file that was saved with the weights")
+    return groups
+
+
+def _digest(groups: list[list[str]] | None, folder: Path) -> str:
+    """Names the groups and the weights that they belong to: the names in the weight files."""
+    names = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            names += opened.keys()
+    return hashlib.sha256(json.dumps([groups, sorted(names)]).encode()).hexdigest()
 
 
 def size_on_disk(path: str | Path) -> int:

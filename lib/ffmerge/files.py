@@ -1,17 +1,50 @@
-"""Small results that stages pass on to each other, as JSON."""
+"""Files and folders that are written whole or not at all."""
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a file or a folder, which takes the place of `path` once all is written.
+
+    Args:
+        path: replaced if it exists; its folder is made if it does not.
+
+    Invariant: after an error `path` is what it was.
+    """
+    partial, old = (path.with_name(path.name + suffix) for suffix in (".partial", ".old"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in (partial, old):
+        remove(leftover)
+    try:
+        yield partial
+        if path.is_dir():  # a folder in use cannot be replaced in one step
+            path.rename(old)
+        partial.replace(path)
+    finally:
+        for leftover in (partial, old):
+            remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path):
     """Read a small result."""
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(value, path: Path) -> None:
     """Write a small result; all of it, or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+        partial.write_text(text + "\n", encoding="utf-8")

@@ -12,27 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ffmerge.weights import Weights
+
 PROJECTIONS = (nn.Linear, Conv1D)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The weights of one FF sublayer, always in the paper's layout (Section 3.3, Appendix A).
-
-    Attributes:
-        W_in: (d_ff, d_model).
-        W_out: (d_model, d_ff).
-        W_gate: (d_ff, d_model), the activated half of a gated FF; None in a plain one.
-        b_in, b_gate: (d_ff,), or None where the model has no biases.
-        b_out: (d_model,), or None.
-    """
-
-    W_in: Tensor
-    W_out: Tensor
-    W_gate: Tensor | None = None
-    b_in: Tensor | None = None
-    b_gate: Tensor | None = None
-    b_out: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -81,15 +63,23 @@ class FeedForward:
                     values[f"b_{suffix}"] = module.bias.detach().clone()
         return Weights(**values)
 
-    @torch.no_grad()
-    def write(self, weights: Weights) -> None:
-        """Copy `weights` (shapes as in `Weights`) into the modules, in place."""
+    def arrange(self, weights: Weights) -> dict[str, Tensor]:
+        """Weights as the modules hold them: parameter name inside the layer to tensor."""
+        tensors = {}
         for projection, suffix in (("W_in", "in"), ("W_gate", "gate"), ("W_out", "out")):
             if projection in self.names:
                 module, weight = self.module(projection), getattr(weights, projection)
-                module.weight.copy_(weight.T if isinstance(module, Conv1D) else weight)
+                name = self.names[projection]
+                tensors[f"{name}.weight"] = weight.T if isinstance(module, Conv1D) else weight
                 if module.bias is not None:
-                    module.bias.copy_(getattr(weights, f"b_{suffix}"))
+                    tensors[f"{name}.bias"] = getattr(weights, f"b_{suffix}")
+        return tensors
+
+    @torch.no_grad()
+    def write(self, weights: Weights) -> None:
+        """Copy `weights` (shapes as in `Weights`) into the modules, in place."""
+        for name, tensor in self.arrange(weights).items():
+            self.layer.get_parameter(name).copy_(tensor)
 
     def share(self, other: "FeedForward") -> None:
         """Tie this sublayer to `other`: from now on both are the same module objects.
@@ -97,8 +87,7 @@ class FeedForward:
         Modules, not parameters: LLM.int8() silently corrupts parameters shared between modules.
         """
         for projection, name in self.names.items():
-            parent, _, child = name.rpartition(".")
-            setattr(self.layer.get_submodule(parent), child, other.module(projection))
+            self.layer.set_submodule(name, other.module(projection), strict=True)
 
 
 @dataclass(frozen=True)
@@ -119,6 +108,11 @@ class Stack:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def arrange(self, i: int, weights: Weights) -> dict[str, Tensor]:
+        """Weights of sublayer i as the model holds them: its full parameter names to tensors."""
+        tensors = self.sublayers[i].arrange(weights)
+        return {f"{self.path}.{i}.{name}": tensor for name, tensor in tensors.items()}
 
     def attention_outputs(self) -> list[nn.Module]:
         """The linear layer just after self-attention's dot product, of every layer (Appendix G)."""
@@ -193,8 +187,7 @@ def set_layers(model: nn.Module, stack: Stack, keep: list[int]) -> Stack:
     """
     depth = len(stack)
     layers = nn.ModuleList(stack.layers[i] for i in keep)
-    parent, _, child = stack.path.rpartition(".")
-    setattr(model.get_submodule(parent), child, layers)
+    model.set_submodule(stack.path, layers, strict=True)
     for i, layer in enumerate(layers):  # attention finds its key-value cache by this number
         for module in layer.modules():
             if hasattr(module, "layer_idx"):

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 
 import ffmerge
-from ffmerge.config import Model, Params, Use, find_root, load_params
-from ffmerge.corpora import find_fingerprint
+from study.config import Model, Params, Use, find_root, load_params
+from study.corpora import find_fingerprint
 
 LIBRARY = Path(ffmerge.__file__).parent
 
@@ -45,9 +45,9 @@ def write_copies(root: Path, params: Params) -> Path:
             uses = find_uses(params.models[name])
             if "downstream=True" not in code:
                 del uses["downstream"]
-            named = [f"ffmerge.tasks.{use.task}" for use in uses.values()]
+            named = [f"study.tasks.{use.task}" for use in uses.values()]
             corpora = [use.data.corpus for use in uses.values() if use.data.corpus]
-            named += [f"ffmerge.corpora.{corpus}" for corpus in corpora]
+            named += [f"study.corpora.{corpus}" for corpus in corpora]
             _write(folder / name / f"{notebook.stem}.py", code, named)
     return folder
 
@@ -90,7 +90,7 @@ def find_modules(code: str, named: list[str] = ()) -> list[str]:
 
     Args:
         code: Python source.
-        named: modules that ffmerge.tasks finds by name; counted if ffmerge.tasks is used.
+        named: modules that study.tasks finds by name; counted if study.tasks is used.
     """
     found: set[str] = set()
     waiting = set(_imports(code))
@@ -100,7 +100,7 @@ def find_modules(code: str, named: list[str] = ()) -> list[str]:
             continue
         found.add(module)
         waiting |= _imports(_file(module).read_text())
-        if module == "ffmerge.tasks":
+        if module == "study.tasks":
             waiting |= set(named)
     return sorted(found)
 

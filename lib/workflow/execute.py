@@ -15,7 +15,7 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from ffmerge.config import find_root
+from study.config import find_root
 
 KERNEL = "python3"
 IPC = Config({"KernelManager": {"transport": "ipc"}})  # no ports to race for, nothing to listen to

@@ -29,8 +29,8 @@ from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
 from dvc.stage import Stage
 
-from ffmerge.config import find_root, load_params
-from ffmerge.corpora import check_fingerprint, ensure_corpus
+from study.config import find_root, load_params
+from study.corpora import check_fingerprint, ensure_corpus
 from workflow.code import find_uses, write_copies
 
 

@@ -1,0 +1,27 @@
+"""Drop: remove whole layers, attention and all (Section 4.4)."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from ffmerge.groups import list_windows
+from ffmerge.methods import Evidence
+from ffmerge.patches import Patch, Plan, check_plan
+
+LOOK = {"label": "drop", "color": "#009E73", "marker": "^"}
+FAMILY = "removes"
+REMOVES = "layers"
+NEEDS = ()
+REFERENCE = "the paper's baseline, Section 4.4"
+
+
+def list_plans(depths: Mapping[str, int], count: int) -> list[Plan]:
+    """Every window of adjacent layers, the same in all stacks; a single layer is a window too."""
+    windows = list_windows(min(depths.values()), count // len(depths))
+    return [Plan(dropped=dict.fromkeys(depths, layers)) for layers in windows]
+
+
+def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
+    """No tensor changes: what is left stays as it is."""
+    check_plan(model, plan)
+    return Patch(plan)

@@ -1,0 +1,30 @@
+"""Permute: align a group's FF sublayers to its anchor, then average them (Sections 3.2 and 3.3).
+
+The paper's method, exactly: neurons are matched by the correlation of their features.
+"""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from ffmerge.alignment import select_permutations
+from ffmerge.merging import list_window_plans, merge_groups
+from ffmerge.methods import Evidence
+from ffmerge.patches import Patch, Plan
+
+LOOK = {"label": "permute", "color": "#0072B2", "marker": "o"}
+FAMILY = "shares"
+REMOVES = "FF sublayers"
+NEEDS = ("permutations",)
+REFERENCE = "the paper's method, Section 3.3"
+
+
+def list_plans(depths: Mapping[str, int], count: int) -> list[Plan]:
+    """Every window of adjacent sublayers, the same in all stacks, aligned to its first."""
+    return list_window_plans(depths, count)
+
+
+def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
+    """Permute every sublayer to its group's anchor, then average (Eqs. 3-6)."""
+    permutations = select_permutations(evidence.permutations, plan.groups)
+    return merge_groups(model, plan, permutations)

@@ -1,0 +1,181 @@
+"""Recovery fine-tuning (paper, Sections 3.4 and 4, Appendix C) on transformers' Trainer."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    get_cosine_schedule_with_warmup,
+    get_inverse_sqrt_schedule,
+    get_polynomial_decay_schedule_with_warmup,
+)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ffmerge.activations import Batch
+from study.hardware import describe_hardware, resolve_precision
+from study.sections import Training
+from study.tasks import Task
+
+WEIGHTS = "model.safetensors"
+
+
+def finetune(
+    model: PreTrainedModel,
+    task: Task,
+    training: Training,
+    validation: list[Batch],
+    seed: int,
+    folder: Path,
+    resume: bool = False,
+) -> pd.DataFrame:
+    """Train a model in place, and keep the state that scores best on validation data.
+
+    Args:
+        model: merged, pruned, untouched or untrained; shared sublayers stay shared.
+        task: its data, collation and metric.
+        training: the recipe.
+        validation: the batches that select the best state.
+        seed: of the order of the data and of dropout.
+        folder: for Trainer's checkpoints.
+        resume: go on from the last checkpoint in `folder`.
+
+    Returns:
+        The learning curve: step, loss (mean since the row before), learning_rate, and the task's
+        metric on the validation batches; step 0 is before any training. Then precision and
+        hardware, the same in every row.
+    """
+    on_gpu, precision = torch.cuda.is_available(), resolve_precision(training.precision)
+    train = task.dataset("train", seed=seed)
+    lengths_known = "length" in (getattr(train, "column_names", None) or ())
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=training.steps,
+        per_device_train_batch_size=training.batch_size,
+        max_grad_norm=training.maximum_gradient_norm,
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        eval_strategy="steps",
+        eval_steps=training.evaluate_every,
+        eval_on_start=not resume,
+        logging_steps=min(training.evaluate_every, max(1, training.steps // 20)),
+        save_steps=training.evaluate_every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=task.metric.name,
+        greater_is_better=task.metric.higher_is_better,
+        seed=seed,
+        train_sampling_strategy="group_by_length" if lengths_known else "random",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    optimizer = AdamW(
+        trained_weights(model).values(),
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=task.collate,
+        optimizers=(optimizer, make_schedule(optimizer, training)),
+    )
+    trainer.task = task
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Bar)
+    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # back to its own precision
+    curve = _learning_curve(trainer.state.log_history, task.metric.name)
+    return curve.assign(precision=precision, hardware=describe_hardware())
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that training changes, shared ones once: all of them, or the adapters'."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def make_schedule(optimizer: AdamW, training: Training) -> LRScheduler:
+    """The learning rate over the steps: linear to a floor (ViT), inverse_sqrt (text), or cosine."""
+    if training.schedule == "linear":
+        return get_polynomial_decay_schedule_with_warmup(
+            optimizer,
+            training.warmup_steps,
+            training.decay_steps or training.steps,
+            lr_end=training.minimum_learning_rate,
+            power=1.0,
+        )
+    if training.schedule == "cosine":
+        return get_cosine_schedule_with_warmup(optimizer, training.warmup_steps, training.steps)
+    return get_inverse_sqrt_schedule(optimizer, training.warmup_steps)
+
+
+class _Trainer(Trainer):
+    """Trainer that selects by the task's own metric; its checkpoints hold what is trained, once.
+
+    Its own way of saving renames the weights of refactored models (ViT) to their old names, and
+    its own way of loading then finds none of them and only warns; here every name must match.
+    """
+
+    task: Task
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        weights = trained_weights(self.model)
+        save_file(
+            {name: p.detach().contiguous() for name, p in weights.items()},
+            Path(output_dir) / WEIGHTS,
+        )
+
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        weights = trained_weights(self.model)
+        if saved.keys() != weights.keys():
+            unmatched = sorted(saved.keys() ^ weights.keys())
+            raise ValueError(
+                f"{resume_from_checkpoint} is not of this model: {unmatched[0]} (of "
+                f"{len(unmatched)} names) is in one of them only"
+            )
+        for name, p in weights.items():
+            p.copy_(saved[name])
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict:
+        score = self.task.evaluate(self.model, self.eval_dataset)
+        metrics = {f"{metric_key_prefix}_{m.name}": value for m, value in score.values.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+class _Bar(ProgressCallback):
+    """Trainer's progress bar without its log lines: the learning curve is the log."""
+
+    def on_log(self, *args, **kwargs) -> None:
+        pass
+
+
+def _learning_curve(history: list[dict], metric: str) -> pd.DataFrame:
+    rows: dict[int, dict] = {}
+    for entry in history:
+        row = rows.setdefault(entry["step"], {"step": entry["step"]})
+        renamed = {"loss": "loss", "learning_rate": "learning_rate", f"eval_{metric}": metric}
+        row |= {name: entry[key] for key, name in renamed.items() if key in entry}
+    columns = ["step", "loss", "learning_rate", metric]
+    return pd.DataFrame(rows.values(), columns=columns).sort_values("step", ignore_index=True)

@@ -1,0 +1,156 @@
+"""Fewer bits: LLM.int8() for evaluation, NF4 with adapters for QLoRA; both through bitsandbytes.
+
+Tied sublayers must be tied as modules under int8: `Linear8bitLt` keeps its integers in the module,
+so two modules that share only the parameter compute garbage without an error. In 4 bits sharing
+the parameter is sound, which gives every layer of a tied window its own adapter.
+"""
+
+import copy
+import logging
+from pathlib import Path
+
+import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from ffmerge.checkpoints import find_shared_modules, load, save
+from ffmerge.files import remove, replacing
+from study.sections import Adapters
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at each layer that it casts
+
+
+def load_int8(path: Path, **kwargs) -> PreTrainedModel:
+    """Load a saved model under LLM.int8() (Section 5.4): linear layers in 8 bits, still tied.
+
+    Args:
+        path: a folder that `save` wrote.
+        kwargs: passed on to `from_pretrained`.
+
+    Invariant: a tied model gives the same logits as the same model untied.
+    """
+    return load(path, quantization_config=BitsAndBytesConfig(load_in_8bit=True), **kwargs)
+
+
+def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> PreTrainedModel:
+    """Load a saved model in 4-bit NormalFloat with double quantization (Section 5.5), still tied.
+
+    Args:
+        path, kwargs: as in `load_int8`.
+        compute: the dtype that products are computed in (Table 8 says float16).
+
+    Raises:
+        ValueError: a linear layer whose width bitsandbytes cannot cut into blocks of 64.
+
+    Invariant: gradients reach what lies before a layer, also after the model was evaluated.
+    """
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+    model = load(path, quantization_config=settings, **kwargs)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # On CPUs with AVX512-BF16, evaluation would repack the weights for a product that has
+            # no gradient: training after a first evaluation would go on, silently, without them.
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def untie_adapters(model: nn.Module) -> nn.Module:
+    """Give every layer of a tied window a module of its own around the same, frozen parameters.
+
+    peft wraps a module once, wherever it stands; the paper's release ties parameters alone, which
+    gives every layer its own adapter. In place; only the shells are copied, not the weights.
+
+    Invariant: the number of parameters does not change.
+    """
+    for _, *names in find_shared_modules(model):
+        for name in names:
+            shell = copy.copy(model.get_submodule(name))
+            shell._parameters = dict(shell._parameters)
+            model.set_submodule(name, shell, strict=True)
+    return model
+
+
+def add_adapters(
+    model: PreTrainedModel, adapters: Adapters | Path, scratch: Path, **kwargs
+) -> PeftModel:
+    """Freeze a model in 4 bits and put an adapter beside every linear layer (QLoRA).
+
+    Args:
+        model: merged, pruned or untouched; left as it is.
+        adapters: settings of new adapters, or the folder of trained ones.
+        scratch: a folder for the model's weights on their way into 4 bits; removed again.
+        kwargs: passed on to `from_pretrained`.
+
+    Returns:
+        The model with its adapters, the only weights that train.
+
+    Invariant: new adapters change no output.
+    """
+    _check_widths(model)
+    frozen = untie_adapters(load_nf4(save(model, scratch), **kwargs))
+    remove(scratch)
+    frozen = prepare_model_for_kbit_training(frozen, use_gradient_checkpointing=False)
+    if isinstance(adapters, Path):
+        return PeftModel.from_pretrained(frozen, adapters)
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapters.rank,
+        lora_alpha=adapters.alpha,
+        lora_dropout=adapters.dropout,
+        target_modules="all-linear",
+    )
+    return get_peft_model(frozen, settings)
+
+
+def save_adapters(model: PeftModel, path: Path) -> Path:
+    """Save trained adapters, without the frozen model; all of them, or nothing.
+
+    Args:
+        model: what `add_adapters` made.
+        path: a folder; replaced if it exists.
+    """
+    for settings in model.peft_config.values():
+        settings.base_model_name_or_path = None  # a scratch folder that is gone
+    with replacing(path) as partial:
+        model.save_pretrained(partial)
+    return path
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Bytes of a model in memory, whatever its precision, shared weights once.
+
+    Counts what quantization keeps beside the integers too: scales, and in 4 bits their own scales.
+
+    Invariant: the same before and after a forward pass.
+    """
+    tensors: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        held = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if isinstance(module, Linear8bitLt):  # after a first forward its scales are kept here
+            held.append(module.state)
+        for tensor in held:
+            state = getattr(tensor, "quant_state", None)
+            extra = [getattr(tensor, name, None) for name in ("CB", "SCB")]
+            if state is not None:
+                extra += [state.absmax, state.code]
+                extra += [state.state2.absmax, state.state2.code] if state.nested else []
+            for part in (tensor, *extra):
+                if isinstance(part, torch.Tensor):
+                    tensors.setdefault(part.data_ptr(), part)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _check_widths(model: nn.Module) -> None:
+    """bitsandbytes' 4-bit product on a CPU wants blocks of 64 inputs."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module.in_features % 64:
+            raise ValueError(
+                f"{name} has {module.in_features} inputs; valid for 4 bits are multiples of 64"
+            )

@@ -1,0 +1,76 @@
+"""Image classification (paper, Section 4.2): accuracy in percent of the images."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import (
+    AutoImageProcessor,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+
+from ffmerge.activations import Batch
+from study.metrics import Metric
+from study.sections import Base, Data
+from study.tasks import Score
+from study.tasks.data import load_split
+
+
+class Task:
+    """Image classification with a vision transformer."""
+
+    metric = Metric("accuracy", "%")
+
+    def __init__(self, base: Base, data: Data, folder: Path) -> None:
+        """Args: base and data of the model's entry; folder of the base model, if it exists."""
+        self.base, self.data = base, data
+        self.image, self.label = (data.columns.get(name, name) for name in ("image", "label"))
+        if (folder / "preprocessor_config.json").exists():
+            self.processor = AutoImageProcessor.from_pretrained(folder)
+        elif base.hub:
+            self.processor = AutoImageProcessor.from_pretrained(base.hub, revision=base.revision)
+        else:
+            self.processor = ViTImageProcessorPil(**base.processor)
+        self.mode = "RGB" if len(self.processor.image_mean) == 3 else "L"
+
+    def new_model(self) -> PreTrainedModel:
+        """An untrained vision transformer with one output per class of the data."""
+        names = self.dataset("train").features[self.label].names
+        config = ViTConfig(
+            **self.base.architecture,
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+        )
+        return ViTForImageClassification(config)
+
+    def dataset(self, split: str, limit: int | None = None, seed: int = 0) -> Iterable:
+        """The labelled images of a split; streamed where the entry says so."""
+        return load_split(self.data, split, limit, seed)
+
+    def collate(self, examples: list[dict]) -> Batch:
+        """Pixels as the base model's processor wants them, and labels."""
+        images = [example[self.image].convert(self.mode) for example in examples]
+        pixels = self.processor(images, return_tensors="pt")["pixel_values"]
+        labels = torch.tensor([example[self.label] for example in examples])
+        return {"pixel_values": pixels, "labels": labels}
+
+    @torch.no_grad()
+    def evaluate(self, model: PreTrainedModel, batches: Iterable[Batch]) -> Score:
+        """Percentage of images whose class scores highest."""
+        model.eval()
+        names, answers = model.config.id2label, {"label": [], "answer": []}
+        for batch in tqdm(batches, desc="evaluate", unit="batch", delay=5, leave=False):
+            logits = model(pixel_values=batch["pixel_values"].to(model.device)).logits
+            answers["label"] += [names[label] for label in batch["labels"].tolist()]
+            answers["answer"] += [names[label] for label in logits.argmax(-1).tolist()]
+        pairs = list(zip(*answers.values(), strict=True))
+        correct = sum(label == answer for label, answer in pairs)
+        return Score({self.metric: 100 * correct / len(pairs)}, len(pairs), answers=answers)
+
+    def save_processor(self, path: Path) -> None:
+        """Write the image processor's settings into a model's folder."""
+        self.processor.save_pretrained(path)
