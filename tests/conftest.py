@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from study.config import find_root, load_params
+from study.places import PUBLISH
 
 matplotlib.use("agg")
 torch.set_num_threads(2)
@@ -21,14 +22,13 @@ def write_tiny_profile(root: Path, **choices) -> Path:
 
     Args:
         root: the folder.
-        choices: entries of params.yaml to replace, such as seeds, comparisons, ablations.
+        choices: entries of params.yaml to replace, such as seeds, or a model's variants.
     """
     root.mkdir(exist_ok=True)
     content = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     model = content["models"]["vit-glyphs"]
     content |= {
         "run": ["vit-glyphs"],
-        "qlora": {"run": [], "comparisons": [], "ablations": []},
         "corpora": {"glyphs": {"train": 256, "validation": 64, "test": 64}},
         "models": {"vit-glyphs": model},
     }
@@ -49,12 +49,19 @@ def write_tiny_profile(root: Path, **choices) -> Path:
         "removed": {"third": 2, "half": 3, "most": 5},
         "dropped": {"sixth": 1, "third": 2},
     }
+    model |= {"variants": choices.pop("variants", model.get("variants"))}
     content |= choices
     (root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     shutil.copytree(REPOSITORY / "notebooks", root / "notebooks")
     (root / "results").mkdir()
     shutil.copy(REPOSITORY / "results" / "paper.csv", root / "results")
     return root
+
+
+@pytest.fixture(autouse=True)
+def publishing(monkeypatch):
+    """Notebooks write where the pipeline lets them, unless a test takes this away."""
+    monkeypatch.setenv(PUBLISH, "1")
 
 
 @pytest.fixture

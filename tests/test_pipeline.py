@@ -19,20 +19,20 @@ from workflow.code import notebook_code
 from workflow.execute import main
 
 MODEL = "vit-glyphs"
-ONE = {"comparisons": ["permute-third"], "ablations": [], "seeds": [0]}
+ONE = {"variants": ["permute-third"], "seeds": [0]}
 MANY = ["base-tuned", "vanilla-third", "permute-third", "permute-most", "drop-third"]
 
 
 def stages(params):
     """(notebook, parameters) of every stage of dvc.yaml, in order."""
     model = {"model": MODEL}
-    for notebook in ("1_base", "2_activations", "3_permutations", "4_merges"):
+    for notebook in ("1_base", "2_activations", "3_permutations"):
         yield notebook, model
-    variants = [*params.comparisons, *params.ablations]
-    for variant in variants:
-        for seed in params.seeds_of(MODEL, variant):
+    for method in params.methods_of(MODEL):
+        yield "4_merges", model | {"method": method}
+    for variant in params.variants_of(MODEL):
+        for seed in params.seeds_of(variant):
             yield "5_finetune", model | {"variant": variant, "seed": seed}
-    for variant in ("base", *variants):
         yield "6_evals", model | {"variant": variant}
     yield "7_figures", {}
     yield "0_tour", model | {"a": 1, "b": 2, "first": 2, "last": 4}
