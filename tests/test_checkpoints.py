@@ -2,17 +2,18 @@ import json
 
 import pytest
 import torch
+import transformers
 from families import MAKERS, logits, make_batch, make_model
 
 from ffmerge.checkpoints import load, save, shared_keys, size_on_disk
-from ffmerge.merging import count_parameters, merge
-from ffmerge.pruning import drop_layers
+from ffmerge.compression import merge
+from ffmerge.patches import Plan, apply_plan, count_parameters
 from ffmerge.sublayers import find_stacks
 
 
 def merged(family):
     model = make_model(family)
-    return model, merge(model, {name: (1, 3) for name in find_stacks(model)}, method="vanilla")
+    return model, merge(model, dict.fromkeys(find_stacks(model), "1-3"), method="vanilla")
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -34,25 +35,58 @@ def test_a_merged_model_loads_bitwise_equal_and_still_shared(family, tmp_path):
 @pytest.mark.parametrize("family", MAKERS)
 def test_a_dropped_model_loads_bitwise_equal(family, tmp_path):
     model = make_model(family)
-    small = drop_layers(model, {name: (1, 2) for name in find_stacks(model)})
+    small = apply_plan(model, Plan(dropped=dict.fromkeys(find_stacks(model), (1, 2))))
     again = load(save(small, tmp_path / "small"))
     assert torch.equal(logits(small, make_batch(family)), logits(again, make_batch(family)))
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no model in .*nowhere; `make repro`"):
+    with pytest.raises(FileNotFoundError, match=r"no model in .*nowhere; valid is a folder"):
         load(tmp_path / "nowhere")
 
 
-def test_a_file_that_lacks_weights_is_refused(tmp_path):
+def altered(groups):
+    """What careless hands make of a list of groups."""
+    yield "one group less", groups[:1]
+    yield "reversed", [group[::-1] for group in groups]
+    yield "one layer more", [[*group, group[0].replace("h.1.", "h.0.")] for group in groups]
+    yield "other layers", [[name.replace("h.1.", "h.0.") for name in g] for g in groups]
+    yield "unknown names", [["transformer.h.1.mlp.c_fc", "../../etc/passwd"]]
+    yield "whole layers", [["transformer.h.1", "transformer.h.2"]]
+
+
+def test_sharing_that_was_altered_is_refused(tmp_path):
     _, small = merged("gpt2")
-    save(small, tmp_path / "small")
-    sharing = tmp_path / "small" / "sharing.json"
-    groups = json.loads(sharing.read_text())
-    assert len(groups) == 2
-    sharing.write_text(json.dumps(groups[:1]))
+    sharing = save(small, tmp_path / "small") / "sharing.json"
+    content = json.loads(sharing.read_text())
+    assert len(content["groups"]) == 2
+    texts = [json.dumps(content | {"groups": groups}) for _, groups in altered(content["groups"])]
+    verbosity = transformers.logging.get_verbosity()
+    for text in (*texts, "", "{}", "[1]", sharing.read_text()[:40]):
+        sharing.write_text(text)
+        with pytest.raises(ValueError, match=r"sharing.json was altered; valid is") as error:
+            load(tmp_path / "small")
+        assert "\n" not in str(error.value)
+    assert transformers.logging.get_verbosity() == verbosity
+
+
+def test_weights_that_no_sharing_explains_are_refused(tmp_path):
+    _, small = merged("gpt2")
+    (save(small, tmp_path / "small") / "sharing.json").unlink()
     with pytest.raises(ValueError, match=r"lacks weights .*mlp.c_proj"):
         load(tmp_path / "small")
+
+
+def test_code_that_comes_with_a_checkpoint_is_never_run(tmp_path):
+    model, _ = merged("gpt2")
+    save(model, tmp_path / "base")
+    config = tmp_path / "base" / "config.json"
+    names = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": names}))
+    (tmp_path / "base" / "evil.py").write_text("raise SystemExit('run')\n")
+    assert torch.equal(
+        logits(load(tmp_path / "base"), make_batch("gpt2")), logits(model, make_batch("gpt2"))
+    )
 
 
 def test_saving_replaces_a_folder_completely(tmp_path):

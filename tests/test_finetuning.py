@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from ffmerge.checkpoints import load, save, shared_keys
-from study.finetuning import finetune, make_schedule
-from ffmerge.merging import count_parameters, merge
+from ffmerge.compression import merge
+from ffmerge.patches import count_parameters
 from ffmerge.sublayers import find_stacks
+from study.finetuning import finetune, make_schedule
 from study.tasks import Score, load_task, make_batches
 
 
@@ -14,7 +15,7 @@ def setting(tiny):
     root, params = tiny
     task = load_task("vit-glyphs", params, root)
     torch.manual_seed(0)
-    small = merge(task.new_model(), {"encoder": (1, 4)}, method="vanilla")
+    small = merge(task.new_model(), {"encoder": "1-4"}, method="vanilla")
     validation = list(make_batches(task, "validation", 32))
     return root, task, params.models["vit-glyphs"].finetune, validation, small
 
@@ -43,7 +44,7 @@ def test_the_best_state_on_validation_data_is_kept(setting):
     two, four = load(start), load(start)
     tune(setting, two, "two", 2)
     scores = iter([10.0, 30.0, 20.0])  # before tuning, after two steps, after four
-    task.evaluate = lambda model, batches: Score({"accuracy": next(scores)}, 1)
+    task.evaluate = lambda model, batches: Score({task.metric: next(scores)}, 1)
     assert tune(setting, four, "four", 4).accuracy.dropna().tolist() == [10, 30, 20]
     for a, b in zip(two.parameters(), four.parameters(), strict=True):
         assert torch.equal(a, b)

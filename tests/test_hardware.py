@@ -6,7 +6,7 @@ from families import MAKERS, logits, make_batch, make_model
 
 from ffmerge.activations import collect_features
 from ffmerge.checkpoints import load
-from ffmerge.merging import merge
+from ffmerge.compression import merge
 from ffmerge.sublayers import find_stacks
 
 
@@ -15,7 +15,7 @@ from ffmerge.sublayers import find_stacks
 def test_merging_on_a_gpu_equals_merging_on_the_cpu(family):
     model, batch = make_model(family), make_batch(family)
     features = collect_features(model, [batch], tokens=1)
-    windows = {name: (1, 3) for name in features}
+    windows = dict.fromkeys(features, "1-3")
     expected = logits(merge(model, windows, features), batch)
     on_gpu = merge(model.cuda(), windows, features)
     actual = logits(on_gpu, {key: value.cuda() for key, value in batch.items()}).cpu()

@@ -8,8 +8,8 @@ from families import MAKERS, VOCABULARY, logits, make_batch, make_model
 from transformers import OlmoConfig, OlmoForCausalLM
 
 from ffmerge.checkpoints import find_shared_modules, save
-from study.config import Adapters
-from ffmerge.merging import merge
+from ffmerge.compression import merge
+from ffmerge.sublayers import find_stacks
 from study.quantization import (
     add_adapters,
     count_bytes,
@@ -18,13 +18,13 @@ from study.quantization import (
     save_adapters,
     untie_adapters,
 )
-from ffmerge.sublayers import find_stacks
+from study.sections import Adapters
 
 ADAPTERS = Adapters(rank=2, alpha=4, dropout=0.0)
 
 
 def merge_some(model):
-    return merge(model, dict.fromkeys(find_stacks(model), (1, 3)), method="vanilla")
+    return merge(model, dict.fromkeys(find_stacks(model), "1-3"), method="vanilla")
 
 
 def untie(model):

@@ -1,23 +1,15 @@
 import pytest
 import torch
 
-from ffmerge.selection import (
-    choose_window,
-    find_anchor,
-    format_window,
-    list_pairs,
-    list_windows,
-    parse_window,
-    sample_windows,
-    score_windows,
-)
+from ffmerge.groups import Group, list_pairs, list_windows, window
+from ffmerge.methods import describe_method, find_method, list_methods
+from ffmerge.selection import choose, score_plans, shuffle_others
 from ffmerge.similarity import cka, cka_matrix
 
 
 def test_windows_are_all_runs_of_k_adjacent_layers():
-    assert list_windows(12, 12) == [(0, 11)]
-    assert len(list_windows(12, 5)) == 8 and list_windows(12, 5)[3] == (3, 7)
-    assert parse_window(format_window((3, 7))) == (3, 7)
+    assert list_windows(12, 12) == [tuple(range(12))]
+    assert len(list_windows(12, 5)) == 8 and list_windows(12, 5)[3] == (3, 4, 5, 6, 7)
 
 
 @pytest.mark.parametrize("k", [0, 13])
@@ -27,38 +19,58 @@ def test_a_window_that_does_not_fit_is_refused(k):
 
 
 def test_a_pair_and_its_reverse_are_one_problem():
-    assert list_pairs([(0, 3)]) == [(0, 1), (0, 2), (0, 3)]
-    assert list_pairs([(0, 2), (1, 3)], ["first", "last"]) == [
-        (0, 1),
-        (0, 2),
-        (1, 2),
-        (1, 3),
-        (2, 3),
+    assert list_pairs([window(0, 3)]) == [(0, 1), (0, 2), (0, 3)]
+    groups = [
+        w.anchored(anchor) for w in (window(0, 2), window(1, 3)) for anchor in ("first", "last")
     ]
-    windows = [w for k in (5, 7, 12) for w in list_windows(12, k)]
+    assert list_pairs(groups) == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)]
+    assert list_pairs([Group((0, 5, 7), 5)]) == [(0, 5), (5, 7)]
+    windows = [Group(w, w[0]) for k in (5, 7, 12) for w in list_windows(12, k)]
     assert len(list_pairs(windows)) == 49 and all(a < b for a, b in list_pairs(windows))
 
 
-def test_anchors_are_layer_indices():
-    assert [find_anchor((3, 7), a) for a in ("first", "middle", "last")] == [3, 5, 7]
-    assert find_anchor((4, 7), "middle") == 5
+@pytest.mark.parametrize("method", ["vanilla", "permute"])
+def test_candidates_of_a_method_that_shares_are_windows_in_sync(method):
+    plans = find_method(method).list_plans({"encoder": 6, "decoder": 6}, 4)
+    assert [str(plan) for plan in plans] == ["0-2", "1-3", "2-4", "3-5"]
+    assert all(plan.groups["encoder"] == plan.groups["decoder"] for plan in plans)
 
 
-def test_the_best_window_follows_the_metric_and_ties_go_to_the_earliest():
-    scores = score_windows([(0, 1), (1, 2), (2, 3)], lambda w: w, lambda w: float(w[0] % 2))
-    assert scores == {(0, 1): 0.0, (1, 2): 1.0, (2, 3): 0.0}
-    assert choose_window(scores, higher_is_better=True) == (1, 2)
-    assert choose_window(scores, higher_is_better=False) == (0, 1)
+def test_candidates_of_drop_are_runs_of_layers():
+    plans = find_method("drop").list_plans({"encoder": 6, "decoder": 6}, 4)
+    assert [str(plan) for plan in plans] == ["0-1", "1-2", "2-3", "3-4", "4-5"]
+    assert [str(plan) for plan in find_method("drop").list_plans({"decoder": 3}, 1)] == [
+        "0",
+        "1",
+        "2",
+    ]
 
 
-def test_random_windows_are_distinct_reproducible_and_not_the_best():
-    windows = list_windows(12, 5)
-    drawn = sample_windows(windows, 3, seed=0, best=(4, 8))
-    assert drawn == sample_windows(windows, 3, seed=0, best=(4, 8))
-    assert len(set(drawn)) == 3 and (4, 8) not in drawn
-    assert any(sample_windows(windows, 3, seed, (4, 8)) != drawn for seed in range(1, 5))
-    with pytest.raises(ValueError, match="8 random windows were asked for; valid are 0-7"):
-        sample_windows(windows, 8, seed=0, best=(4, 8))
+def test_every_method_says_what_it_is_and_looks_like_no_other():
+    about = [describe_method(name) for name in list_methods()]
+    assert {a.name for a in about} >= {"vanilla", "permute", "drop"}
+    for a in about:
+        found = find_method(a.name)
+        assert (a.family, a.removes, a.needs) == (found.FAMILY, found.REMOVES, found.NEEDS)
+        assert a.what.endswith(".") and a.reference and set(a.look) == {"label", "color", "marker"}
+    assert (
+        len({a.look["color"] for a in about}) == len({a.look["label"] for a in about}) == len(about)
+    )
+
+
+def test_the_best_candidate_follows_the_metric_and_ties_go_to_the_earliest():
+    plans = find_method("drop").list_plans({"decoder": 3}, 1)
+    scores = score_plans(plans, lambda plan: plan, lambda plan: float(str(plan) == "1"))
+    assert scores == [0.0, 1.0, 0.0]
+    assert choose(scores, higher_is_better=True) == 1
+    assert choose(scores, higher_is_better=False) == 0
+
+
+def test_the_other_candidates_are_shuffled_reproducibly():
+    drawn = shuffle_others(8, best=4, seed=0)
+    assert drawn == shuffle_others(8, best=4, seed=0) == [2, 5, 3, 7, 6, 0, 1]
+    assert sorted(drawn) == [0, 1, 2, 3, 5, 6, 7]
+    assert any(shuffle_others(8, best=4, seed=seed) != drawn for seed in range(1, 5))
 
 
 def test_cka_is_one_for_rotations_and_near_zero_for_strangers():

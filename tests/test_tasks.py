@@ -9,7 +9,7 @@ from families import make_gpt2
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutput
 
-from study.config import Base, Data
+from study.sections import Base, Data
 from study.copying import read_notes, score_notes
 from study.records import write_answers
 from study.tasks import documents, language, summarisation, translation
@@ -75,8 +75,8 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_as_its_perplexity(modelli
     size = len(modelling.tokenizer)
     batch = modelling.collate(modelling.dataset("test"))
     score = modelling.evaluate(Uniform(size), [batch])
-    assert score.values["perplexity"] == pytest.approx(size)
-    assert score.values["perplexity (window means)"] == pytest.approx(size)
+    assert score.by_name["perplexity"] == pytest.approx(size)
+    assert score.by_name["perplexity (window means)"] == pytest.approx(size)
 
 
 def test_perplexity_weighs_tokens_and_the_releases_weighs_windows(modelling):
@@ -95,8 +95,8 @@ def test_perplexity_weighs_tokens_and_the_releases_weighs_windows(modelling):
         losses += loss.tolist()
         means.append(float(loss.mean()))
     by_token, by_window = (math.exp(sum(x) / len(x)) for x in (losses, means))
-    assert score.values["perplexity"] == pytest.approx(by_token, rel=1e-4)
-    assert score.values["perplexity (window means)"] == pytest.approx(by_window, rel=1e-4)
+    assert score.by_name["perplexity"] == pytest.approx(by_token, rel=1e-4)
+    assert score.by_name["perplexity (window means)"] == pytest.approx(by_window, rel=1e-4)
     assert abs(by_token - by_window) > 1e-6 * by_token
 
 
@@ -124,7 +124,7 @@ def test_documents_are_read_whole_each_by_itself(modelling):
     assert len(task.dataset("test", limit=1)) == 1
     size = len(task.tokenizer)
     score = task.evaluate(Uniform(size), [task.collate(rows)])  # padding is not counted
-    assert score.values["perplexity"] == pytest.approx(size)
+    assert score.by_name["perplexity"] == pytest.approx(size)
     packed = [block["input_ids"] for block in modelling.dataset("train")]
     assert packed != [row["input_ids"] for row in task.dataset("train")]  # nor one's cache read
 
@@ -168,10 +168,10 @@ def test_bleu_is_100_for_the_references_and_signed(translating, tmp_path):
     rows = list(translating.dataset("test"))
     batches = [translating.collate(rows[:4]), translating.collate(rows[4:])]
     right = translating.evaluate(Translator(translating, 0), batches)
-    assert right.values == pytest.approx({"BLEU": 100, "chrF": 100}) and right.n_examples == 6
+    assert right.by_name == pytest.approx({"BLEU": 100, "chrF": 100}) and right.n_examples == 6
     assert "tok:13a" in right.signatures["BLEU"] and "version" in right.signatures["chrF"]
     wrong = translating.evaluate(Translator(translating, 1), batches)
-    assert wrong.values["BLEU"] < 60
+    assert wrong.by_name["BLEU"] < 60
     write_answers(wrong, tmp_path / "answers")
     lines = (tmp_path / "answers" / "translation.txt").read_text().splitlines()
     assert lines == wrong.answers["translation"] != right.answers["translation"]
@@ -214,11 +214,11 @@ def test_the_loss_counts_the_summary_only(summarising):
 
 def test_rouge_and_slots_of_right_and_wrong_summaries(summarising):
     rows = list(summarising.dataset("test"))
-    right = summarising.score([row["summary"] for row in rows], rows).values
+    right = summarising.score([row["summary"] for row in rows], rows).by_name
     assert right == pytest.approx(dict.fromkeys(right, 100.0)) and len(right) == 5
-    near = summarising.score(["Anna and Omar meet in Guinea-Bissau."] * 2, rows).values
+    near = summarising.score(["Anna and Omar meet in Guinea-Bissau."] * 2, rows).by_name
     assert near["who right"] == 100 and near["where right"] == 0 and near["ROUGE-1"] > 80
-    first = summarising.score_first_words([summarising.collate(rows)], 3).values
+    first = summarising.score_first_words([summarising.collate(rows)], 3).by_name
     assert first["ROUGE-1"] < near["ROUGE-1"] and first["where right"] == 0
 
 
@@ -234,7 +234,7 @@ def test_notes_are_right_only_where_they_are_copied_exactly(tmp_path):
     task = language.Task(base, write(tmp_path / "d", rows), tmp_path / "none")
     torch.manual_seed(0)
     score = score_notes(make_gpt2().eval(), _Fixed(task))
-    assert score.values == {"notes: who": 0.0} and score.n_examples == 1
+    assert score.by_name == {"notes: who": 0.0} and score.n_examples == 1
     plain = language.Task(base, write(tmp_path / "p", [{"text": "x"}]), tmp_path / "none")
     assert score_notes(make_gpt2(), plain) is None
 

@@ -86,7 +86,7 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
     """
     folder = Path(path)
     if isinstance(path, Path) and not path.exists():
-        raise FileNotFoundError(f"no model in {path}; run notebook 1_base first, or `make repro`")
+        raise FileNotFoundError(f"no model in {path}; valid is a folder that `save` wrote")
     groups = _read_sharing(folder)
     config = transformers.AutoConfig.from_pretrained(
         path, revision=kwargs.get("revision"), trust_remote_code=False

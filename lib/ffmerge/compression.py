@@ -6,13 +6,15 @@ from torch import Tensor, nn
 
 from ffmerge.alignment import Pairs, align, pair_name
 from ffmerge.groups import Anchor, Group, find_anchor, parse_layers
-from ffmerge.methods import Evidence, find_method
+from ffmerge.methods import Evidence, describe_method, find_method, list_methods
 from ffmerge.patches import Plan, apply_patch, check_plan
+
+Layers = Group | str | range | tuple[int, ...] | list[int]
 
 
 def merge(
     model: nn.Module,
-    groups: Mapping[str, Group | str | Sequence[Group | str]],
+    groups: Mapping[str, Layers | Sequence[Layers]],
     features: Mapping[str, Sequence[Tensor]] | None = None,
     *,
     method: str = "permute",
@@ -22,8 +24,8 @@ def merge(
 
     Args:
         model: an uncompressed model; left as it is.
-        groups: for each stack one group or several: `{"decoder": "22-34"}`, `"3,5,7"`,
-            `window(22, 34)`, `[window(0, 2), window(5, 8)]`.
+        groups: for each stack the layers of one group, `{"decoder": "22-34"}`, `(3, 5, 7)`,
+            `range(22, 35)`, `window(22, 34)`, or a list of such groups, `["0-2", "5-8"]`.
         features: features[stack][i] (n_tokens, d_ff); may be left out for "vanilla".
         method: "permute", or "vanilla": average without permuting; or another that shares.
         anchor: which sublayer of every group the others are aligned to: "first" (where a group
@@ -39,9 +41,12 @@ def merge(
     Invariant: merging identical sublayers returns the model.
     """
     found = find_method(method)
+    if found.FAMILY != "shares":
+        valid = (m for m in list_methods() if describe_method(m).family == "shares")
+        raise ValueError(f"method {method!r} does not share; valid are {', '.join(valid)}")
+    if not isinstance(groups, Mapping) or not groups:
+        raise ValueError(f"groups are {groups!r}; valid are such as {{'decoder': '22-34'}}")
     plan = Plan({name: _read_groups(given) for name, given in groups.items()})
-    if not plan.groups:
-        raise ValueError("groups are empty; valid is a stack's name with groups, such as 22-34")
     plan = plan if anchor is None else plan.anchored(anchor)
     check_plan(model, plan)
     permutations = None
@@ -67,20 +72,18 @@ def align_groups(plan: Plan, features: Mapping[str, Sequence[Tensor]]) -> Pairs:
     }
 
 
-def _read_groups(given: Group | str | Sequence[Group | str]) -> tuple[Group, ...]:
-    single = isinstance(given, Group | str)
-    if not single and not isinstance(given, list | tuple):
-        raise ValueError(_NOT_A_GROUP.format(given))
-    return tuple(_read_group(one) for one in ([given] if single else given))
+def _read_groups(given: Layers | Sequence[Layers]) -> tuple[Group, ...]:
+    several = isinstance(given, list | tuple) and not any(isinstance(x, int) for x in given)
+    return tuple(_read_group(one) for one in (given if several else [given]))
 
 
-def _read_group(given: Group | str) -> Group:
+def _read_group(given: Layers) -> Group:
     if isinstance(given, Group):
         return given
-    if not isinstance(given, str):
-        raise ValueError(_NOT_A_GROUP.format(given))
-    layers = parse_layers(given)
-    return Group(layers, find_anchor(layers))
-
-
-_NOT_A_GROUP = "group {!r} is not valid; valid are '3-7', '3,5,7' and window(3, 7), or a list"
+    layers = parse_layers(given) if isinstance(given, str) else given
+    if not isinstance(layers, list | tuple | range) or not all(type(i) is int for i in layers):
+        raise ValueError(
+            f"group {given!r} is not valid; valid are layers such as '3-7', (3, 5, 7), "
+            "range(3, 8) and window(3, 7), or a list of such groups"
+        )
+    return Group(tuple(layers), find_anchor(layers))

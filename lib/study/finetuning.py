@@ -156,7 +156,7 @@ class _Trainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict:
         score = self.task.evaluate(self.model, self.eval_dataset)
-        metrics = {f"{metric_key_prefix}_{m.name}": value for m, value in score.values.items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in score.by_name.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

@@ -39,6 +39,11 @@ class Score:
         """The value of the first metric."""
         return next(iter(self.values.values()))
 
+    @property
+    def by_name(self) -> dict[str, float]:
+        """The values by the names of their metrics."""
+        return {metric.name: value for metric, value in self.values.items()}
+
 
 class Task(Protocol):
     """What every task can do."""
