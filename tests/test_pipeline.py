@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from study.config import find_root, load_params
+from study.places import PUBLISH, SCRATCH
 from study.records import COLUMNS
 from workflow.code import notebook_code
 from workflow.execute import main
@@ -23,19 +24,21 @@ ONE = {"variants": ["permute-third"], "seeds": [0]}
 MANY = ["base-tuned", "vanilla-third", "permute-third", "permute-most", "drop-third"]
 
 
-def stages(params):
+def stages(params, *models):
     """(notebook, parameters) of every stage of dvc.yaml, in order."""
-    model = {"model": MODEL}
-    for notebook in ("1_base", "2_activations", "3_permutations"):
-        yield notebook, model
-    for method in params.methods_of(MODEL):
-        yield "4_merges", model | {"method": method}
-    for variant in params.variants_of(MODEL):
-        for seed in params.seeds_of(variant):
-            yield "5_finetune", model | {"variant": variant, "seed": seed}
-        yield "6_evals", model | {"variant": variant}
+    for name in models:
+        model = {"model": name}
+        for notebook in ("1_base", "2_activations", "3_permutations"):
+            yield notebook, model
+        for method in params.methods_of(name):
+            yield "4_merges", model | {"method": method}
+        for variant in params.variants_of(name):
+            for seed in params.seeds_of(variant):
+                yield "5_finetune", model | {"variant": variant, "seed": seed}
+            yield "6_evals", model | {"variant": variant}
     yield "7_figures", {}
-    yield "0_tour", model | {"a": 1, "b": 2, "first": 2, "last": 4}
+    for name in models:
+        yield "0_tour", {"model": name}
 
 
 def run_here(notebook, parameters):
@@ -53,7 +56,7 @@ def run_here(notebook, parameters):
 def test_the_pipeline_runs_through_papermill_in_order(tmp_path, inside):
     root = inside(write_tiny_profile(tmp_path, **ONE))
     kernels = {"1_base", "5_finetune", "7_figures"}  # a kernel starts in ten seconds: only some
-    for notebook, parameters in stages(load_params(root)):
+    for notebook, parameters in stages(load_params(root), MODEL):
         options = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
         if notebook in kernels:
             main([notebook, str(root / "executed" / f"{notebook}.ipynb"), *options])
@@ -63,8 +66,8 @@ def test_the_pipeline_runs_through_papermill_in_order(tmp_path, inside):
     for path in (root / "executed").iterdir():
         cells = nbformat.read(path, as_version=4).cells
         assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
-    results = pd.read_csv(root / "results" / "results.csv", dtype={"removed": str})
-    assert list(results) == COLUMNS
+    results = pd.read_csv(root / "results" / "results.csv")
+    assert list(results) == [*COLUMNS[:-1], "trained_in", "hardware", "signature"]
     assert results.phase.tolist() == ["base", "base", "merged", "tuned", "tuned"]
     assert results.precision.tolist() == ["float32", "int8", "float32", "float32", "int8"]
     base, base8, merged, tuned, tuned8 = results.to_dict("records")
@@ -80,15 +83,17 @@ def two_runs(tmp_path_factory):
     import os
 
     roots, before = [], os.getcwd()
+    os.environ[PUBLISH] = "1"
     for name in ("first", "second"):
-        root = write_tiny_profile(tmp_path_factory.mktemp(name), comparisons=MANY, seeds=[0, 1])
+        root = write_tiny_profile(tmp_path_factory.mktemp(name), variants=MANY, seeds=[0, 1])
         os.chdir(root)
         find_root.cache_clear()
-        for notebook, parameters in stages(load_params(root)):
+        for notebook, parameters in stages(load_params(root), MODEL):
             if notebook != "0_tour":
                 run_here(notebook, parameters)
         roots.append(root)
     os.chdir(before)
+    del os.environ[PUBLISH]
     find_root.cache_clear()
     return roots
 
@@ -111,7 +116,7 @@ def test_figures_and_tables_are_the_same_bytes_twice(two_runs):
 
 def test_every_variant_and_seed_is_in_the_results(two_runs):
     root = two_runs[0]
-    results = pd.read_csv(root / "results" / "results.csv", dtype={"removed": str})
+    results = pd.read_csv(root / "results" / "results.csv")
     params = load_params(root)
     tuned = (
         results[(results.phase == "tuned") & (results.precision == "float32")]
@@ -119,11 +124,91 @@ def test_every_variant_and_seed_is_in_the_results(two_runs):
         .seed.apply(list)
         .to_dict()
     )
-    assert tuned == {v: params.seeds_of(MODEL, v) for v in (*params.comparisons, *params.ablations)}
-    removed = results.groupby("variant").removed.first()
-    assert removed["permute-most"] == "5" and removed["drop-third"] == "2L"
+    assert tuned == {v: params.seeds_of(v) for v in params.variants_of(MODEL) if v != "base"}
+    removed = results.groupby("variant")[["removed", "kind"]].first()
+    assert removed.loc["permute-most"].tolist() == [5, "FF sublayers"]
+    assert removed.loc["drop-third"].tolist() == [2, "layers"]
     merged = results[results.method.isin(["permute", "vanilla"])]
     assert merged.groupby("removed").parameters.nunique().eq(1).all()
+
+
+@pytest.fixture
+def finished(two_runs, inside):
+    """The folder of a tiny pipeline that has run."""
+    return inside(two_runs[0])
+
+
+def read_all(root):
+    files = [path for part in ("results", "models") for path in (root / part).rglob("*")]
+    return {path: path.read_bytes() for path in files if path.is_file()}
+
+
+EXERCISES = [
+    {},
+    {"a": 1, "b": 4},
+    {"a": 4, "b": 1},
+    {"a": 2, "b": 2},
+    {"first": 0, "last": 5},
+    {"first": 4, "last": 5, "showcase": "vit-glyphs"},
+]
+
+
+@pytest.mark.parametrize("values", EXERCISES, ids=str)
+def test_the_tour_survives_its_own_exercises(finished, values, monkeypatch):
+    monkeypatch.delenv(PUBLISH)
+    before = read_all(finished)
+    run_here("0_tour", {"model": MODEL} | values)
+    assert read_all(finished) == before  # and touches nothing
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"a": 6}, "a is 6; valid are layers 0 to 5 of vit-glyphs"),
+        ({"b": -1}, "b is -1; valid are layers 0 to 5"),
+        ({"first": 1.5}, "first is 1.5; valid are layers"),
+        ({"first": 3, "last": 3}, "window 3-3 is not valid; valid is a first layer below"),
+        ({"model": "vit"}, "model 'vit' is unknown; valid are vit-glyphs"),
+    ],
+)
+def test_the_tour_answers_wrong_values_in_one_sentence(finished, values, message):
+    with pytest.raises(ValueError, match=message) as error:
+        run_here("0_tour", {"model": MODEL} | values)
+    assert "\n" not in str(error.value)
+
+
+def test_a_notebook_run_by_hand_writes_to_scratch_and_trains_no_base_unasked(finished, monkeypatch):
+    monkeypatch.delenv(PUBLISH)
+    before = read_all(finished)
+    trained = []
+    monkeypatch.setattr("study.finetuning.finetune", lambda *args, **kwargs: trained.append(args))
+    for notebook in ("1_base", "2_activations", "3_permutations"):
+        run_here(notebook, {"model": MODEL})
+    assert trained == []
+    monkeypatch.undo()
+    monkeypatch.delenv(PUBLISH, raising=False)
+    run_here("4_merges", {"model": MODEL, "method": "permute"})
+    run_here("5_finetune", {"model": MODEL, "variant": "permute-third", "seed": 7})
+    run_here("6_evals", {"model": MODEL, "variant": "permute-third"})
+    assert read_all(finished) == before
+    made = pd.read_csv(finished / SCRATCH / f"results/models/{MODEL}/evals/permute-third.csv")
+    assert made[made.phase == "tuned"].seed.unique().tolist() == [7]  # whatever seeds are there
+
+
+NEEDS = [
+    ("0_tour", {}, "models/vit-glyphs/base is missing; run notebook 1_base first"),
+    ("2_activations", {}, "models/vit-glyphs/base is missing; run notebook 1_base first"),
+    ("3_permutations", {}, "features.safetensors is missing; run notebook 2_activations first"),
+    ("4_merges", {}, "models/vit-glyphs/base is missing; run notebook 1_base first"),
+    ("5_finetune", {}, "models/vit-glyphs/base is missing; run notebook 1_base first"),
+    ("6_evals", {}, "models/vit-glyphs/base is missing; run notebook 1_base first"),
+]
+
+
+@pytest.mark.parametrize(("notebook", "values", "message"), NEEDS)
+def test_a_missing_input_says_which_notebook_makes_it(tiny, notebook, values, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        run_here(notebook, {"model": MODEL} | values)
 
 
 def test_a_hub_model_with_streamed_hub_data_takes_the_same_path(tmp_path, inside):
@@ -163,8 +248,8 @@ def test_a_hub_model_with_streamed_hub_data_takes_the_same_path(tmp_path, inside
     }
     content |= {"models": {"vit-base": entry}, "run": ["vit-base"], "corpora": {}}
     (root / "params.yaml").write_text(yaml.safe_dump(content))
-    for notebook, parameters in stages(load_params(root)):
-        run_here(notebook, parameters | ({"model": "vit-base"} if parameters else {}))
+    for notebook, parameters in stages(load_params(root), "vit-base"):
+        run_here(notebook, parameters)
     results = pd.read_csv(root / "results" / "results.csv")
     assert results.phase.tolist() == ["base", "base", "merged", "tuned", "tuned"]
     assert (results.n_examples == 40).all() and (results.model == "vit-base").all()

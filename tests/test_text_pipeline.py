@@ -6,9 +6,10 @@ import yaml
 from conftest import write_tiny_profile
 from datasets import Dataset
 from safetensors.torch import load_file
-from test_pipeline import run_here
+from test_pipeline import run_here, stages
 
 from study.config import find_root, load_params
+from study.places import PUBLISH
 
 SENTENCE = "the model reads {} tokens and writes {} more, then it stops."
 SHORT = {
@@ -69,18 +70,11 @@ def text_run(tmp_path_factory):
     row = {"dialogue": "Anna: Hi!\nOmar: Hello.", "summary": "Anna and Omar meet.", "slots": slots}
     dialogues = write_texts(folder / "dialogues", [row] * 8)
 
-    root = write_tiny_profile(
-        folder / "root", comparisons=["permute-third"], ablations=[], seeds=[0]
-    )
+    root = write_tiny_profile(folder / "root", seeds=[0])
     content = yaml.safe_load((root / "params.yaml").read_text())
     models = yaml.safe_load((find_root() / "params.yaml").read_text())["models"]
     content["models"] = {name: models[name] for name in data}
-    content["run"] = ["gpt2-docs", "marian-cldr"]
-    content["qlora"] = {
-        "run": ["olmo-dialogues"],
-        "comparisons": ["base-tuned", "permute-third"],
-        "ablations": [],
-    }
+    content["run"] = list(data)
     for name, model in content["models"].items():
         layers, removed, dropped = {"decoder": 6}, (2, 3, 5), (1, 2)
         if "marian" in name:
@@ -98,31 +92,28 @@ def text_run(tmp_path_factory):
             "batch_size": 8,
             "removed": dict(zip(("third", "half", "most"), removed, strict=True)),
             "dropped": dict(zip(("sixth", "third"), dropped, strict=True)),
+            "variants": ["permute-third"],
         }
+    content["models"]["olmo-dialogues"]["variants"] = ["base-tuned", "permute-third"]
     olmo = content["models"]["olmo-dialogues"]["downstream"]
     olmo |= {"data": {"path": dialogues}, "validation_examples": 4, "batch_size": 4}
     (root / "params.yaml").write_text(yaml.safe_dump(content))
 
     before = os.getcwd()
     os.chdir(root)
+    os.environ[PUBLISH] = "1"
     find_root.cache_clear()
-    params = load_params(root)
-    for name in params.running:
-        for notebook in ("1_base", "2_activations", "3_permutations", "4_merges"):
-            run_here(notebook, {"model": name})
-        for variant in params.variants_of(name):
-            run_here("5_finetune", {"model": name, "variant": variant, "seed": 0})
-        for variant in ("base", *params.variants_of(name)):
-            run_here("6_evals", {"model": name, "variant": variant})
-    run_here("7_figures", {})
+    for notebook, parameters in stages(load_params(root), *data):
+        run_here(notebook, parameters)
     os.chdir(before)
+    del os.environ[PUBLISH]
     find_root.cache_clear()
     return root
 
 
 @pytest.fixture(scope="module")
 def results(text_run):
-    return pd.read_csv(text_run / "results" / "results.csv", dtype={"removed": str})
+    return pd.read_csv(text_run / "results" / "results.csv")
 
 
 def test_every_kind_of_model_takes_the_same_notebooks(results):
@@ -151,7 +142,7 @@ def test_a_translators_windows_are_in_sync_and_its_texts_are_kept(text_run, resu
     row = results[(results.model == "marian-cldr") & (results.variant == "permute-third")].iloc[0]
     pairs = load_file(text_run / "models/marian-cldr/permutations.safetensors")
     assert {name.split(".")[0] for name in pairs} == {"encoder", "decoder"}
-    assert row.removed == "2" and row.window in ("0-1", "1-2", "2-3")
+    assert row.removed == 2 and row.layers in ("0-1", "1-2", "2-3")
     answers = text_run / "models/marian-cldr/answers/permute-third/tuned-0"
     lines = {file.stem: file.read_text().splitlines() for file in answers.iterdir()}
     assert set(lines) == {"source", "reference", "translation"}
