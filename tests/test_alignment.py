@@ -99,6 +99,11 @@ def test_collection_stops_at_the_tokens_asked_for():
     assert next(batches) is not None
 
 
+def test_fewer_tokens_than_asked_for_are_told():
+    with pytest.warns(UserWarning, match="batches hold 60 tokens and 1000 were asked for"):
+        collect_features(make_model("gpt2"), [make_batch("gpt2")], tokens=1000)
+
+
 def test_outputs_are_taken_before_the_residual_sum():
     model, batch = make_model("gpt2"), make_batch("gpt2")
     ff, attention = collect_outputs(model, [batch], tokens=1)

@@ -3,6 +3,7 @@
 One forward pass over ~10k tokens or patches is enough for every window (paper, Section 3.4).
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
@@ -26,7 +27,8 @@ def collect_features(model: nn.Module, batches: Iterable[Batch], tokens: int = 1
         model: any model that `find_stacks` knows; left in evaluation mode.
         batches: keyword arguments for the model's forward.
         tokens: how many tokens (for images: patches and class tokens) to collect, counted in the
-            first stack: an encoder-decoder counts its source side. The last batch is kept whole.
+            first stack: an encoder-decoder counts its source side. The last batch is kept whole;
+            where the batches end before, a warning tells both numbers.
 
     Returns:
         features["decoder"][i]: (n_tokens, d_ff), float32 on CPU, padding left out.
@@ -142,6 +144,12 @@ def _collect(
                 bar.update(len(counted[-1]))
                 if seen >= tokens:
                     break
+            else:
+                warnings.warn(
+                    f"batches hold {seen} tokens and {tokens} were asked for; correlations of fewer "
+                    "tokens are less certain",
+                    stacklevel=3,
+                )
     finally:
         for handle in handles:
             handle.remove()

@@ -166,7 +166,7 @@ def check_stacks(stacks: dict[str, Stack], layers: dict[str, int]) -> None:
     """
     found = {name: len(stack) for name, stack in stacks.items()}
     if found != layers:
-        raise ValueError(f"layers is {layers} in params.yaml; valid is what the model has: {found}")
+        raise ValueError(f"layers is {layers}; valid is what the model has: {found}")
     for name, stack in stacks.items():
         widths = sorted({ff.d_ff for ff in stack.sublayers})
         if len(widths) > 1:

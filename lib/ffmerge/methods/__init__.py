@@ -1,7 +1,6 @@
 """Methods: how a model is compressed. One file each, found by name.
 
-Adding a method is adding a file with what `Method` below lists (its first line says what it does),
-a recipe in params.yaml and a test.
+Adding a method is adding a file with what `Method` below lists; its first line says what it does.
 """
 
 from __future__ import annotations
