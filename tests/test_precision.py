@@ -1,0 +1,50 @@
+"""Precision follows the hardware, says what it chose, and is never mixed in what is published."""
+
+import pandas as pd
+import pytest
+import torch
+
+from study import hardware
+from study.hardware import describe_hardware, has_bfloat16, resolve_precision
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """Pretend a CPU: whether it has AVX512-BF16, whether it has AMX."""
+
+    def pretend(bf16, amx, machine="x86_64"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(hardware.platform, "machine", lambda: machine)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("bf16", "amx", "machine", "expected"),
+    [
+        (True, False, "x86_64", "bfloat16"),
+        (False, True, "AMD64", "bfloat16"),
+        (False, False, "x86_64", "float32"),
+        (True, True, "arm64", "float32"),
+    ],
+)
+def test_auto_takes_bfloat16_only_where_it_is_fast(cpu, bf16, amx, machine, expected):
+    cpu(bf16, amx, machine)
+    assert resolve_precision("auto") == expected
+    assert describe_hardware() == f"CPU {'with' if expected == 'bfloat16' else 'without'} bfloat16"
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
+def test_a_precision_that_is_set_is_taken(cpu, asked):
+    cpu(False, False)
+    assert not has_bfloat16() and resolve_precision(asked) == asked
+
+
+def test_committed_results_name_their_hardware_and_are_of_one_precision_a_model(repository):
+    results = pd.read_csv(repository / "results" / "results.csv")
+    trained = results[results.phase == "tuned"]
+    assert trained.trained_in.notna().all() and trained.hardware.notna().all()
+    mixed = trained.groupby("model").trained_in.nunique()
+    assert mixed.eq(1).all(), mixed
