@@ -1,4 +1,4 @@
-"""Language modelling (paper, Section 4.2): perplexity per token."""
+"""Language modelling (paper, Section 4.1): perplexity per token."""
 
 import hashlib
 import math

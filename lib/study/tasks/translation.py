@@ -1,4 +1,4 @@
-"""Translation (paper, Section 4.2): BLEU and chrF of sacrebleu."""
+"""Translation (paper, Section 4.3): BLEU and chrF of sacrebleu."""
 
 from collections.abc import Iterable
 
