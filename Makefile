@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY  := $(VENV)/.ready
+# Progress bars are text on purpose: no word that widgets are missing.
+export PYTHONWARNINGS := ignore:IProgress not found
+TOUR   := scratch/0_tour.ipynb
 
 .PHONY: help repro test tour lab repro-from-scratch strip push check
 .DEFAULT_GOAL := help
@@ -11,23 +14,23 @@ READY  := $(VENV)/.ready
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
-repro: $(READY)  ## bring figures/ and results/ up to date (dvc repro), print the results
-	@python -m workflow.repro
+repro: $(READY)  ## bring figures/ and results/ up to date, print the results; BASES=retrain: stale bases too
+	@python -m workflow.repro $(if $(BASES),--$(BASES)-bases)
 
 test: $(READY)  ## run all tests
 	@python -m pytest
 
 tour: $(READY)  ## execute the tour live, about two minutes
 	@python -m workflow.repro --fetch
-	@python -m workflow.execute 0_tour models/0_tour.ipynb
-	@echo "executed: models/0_tour.ipynb (read it in JupyterLab: make lab)"
+	@python -m workflow.execute 0_tour $(TOUR)
+	@echo "executed: $(TOUR) (read it in JupyterLab: make lab)"
 
-lab: $(READY)  ## JupyterLab in notebooks/
+lab: $(READY)  ## JupyterLab at the root of the repository, with the tour in view
 	@python -m workflow.repro --fetch
-	@jupyter lab notebooks
+	@jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/0_tour.ipynb
 
 repro-from-scratch: $(READY)  ## recompute all; MODEL=vit-glyphs: only it; BASES=keep: not the bases
-	@python -m workflow.repro --from-scratch $(MODEL) $(if $(filter keep,$(BASES)),--keep-bases)
+	@python -m workflow.repro $(if $(filter keep,$(BASES)),--keep-bases) --from-scratch $(MODEL)
 
 strip: $(READY)  ## clear the outputs of the source notebooks, before a commit
 	@jupyter nbconvert --clear-output --inplace notebooks/*.ipynb

@@ -1,10 +1,14 @@
 """Execute one notebook by papermill: checked before, scrubbed after, never half-written.
 
-python -m workflow.execute 5_finetune results/…/5_finetune.ipynb -p model vit-glyphs -p seed 0
+    python -m workflow.execute 5_finetune results/…/5_finetune.ipynb -p model vit-glyphs -p seed 0
+
+As a stage of the pipeline it publishes its results, and notes how long it took. By hand it
+publishes nothing: `study.places` then writes below `scratch/`.
 """
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +20,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from study.config import find_root
+from study.places import PUBLISH
+from workflow.durations import timing
 
 KERNEL = "python3"
 IPC = Config({"KernelManager": {"transport": "ipc"}})  # no ports to race for, nothing to listen to
@@ -27,6 +33,8 @@ QUIET = {
     "PYTHONWARNINGS": "ignore:IProgress not found",  # the bars are text on purpose
     "TRANSFORMERS_VERBOSITY": "error",
 }
+STAGE = "DVC_STAGE"  # DVC sets it to a stage's name while it runs the stage
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:|[/#])[^)\s#]*[./][^)\s#]*")  # a relative one, in Markdown
 
 
 def execute(notebook: Path, output: Path, parameters: dict) -> None:
@@ -44,7 +52,7 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
     if not notebook.exists():
         valid = ", ".join(sorted(path.stem for path in notebook.parent.glob("*.ipynb")))
         raise ValueError(f"notebook {notebook.stem!r} is unknown; valid are {valid}")
-    valid = papermill.inspect_notebook(str(notebook))
+    valid = papermill.inspect_notebook(_escape(notebook))
     for name, value in parameters.items():
         if name not in valid:
             raise ValueError(
@@ -63,8 +71,8 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
     quiet = QUIET if sys.stderr.isatty() else QUIET | {"TQDM_MININTERVAL": "30"}  # a log file
     os.environ.update({name: os.environ.get(name, value) for name, value in quiet.items()})
     papermill.execute_notebook(
-        str(notebook),
-        str(running),
+        _escape(notebook),
+        _escape(running),
         parameters,
         kernel_name=KERNEL,
         progress_bar=False,
@@ -72,7 +80,8 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
         record_timing=False,
         config=IPC,
     )
-    nbformat.write(scrub(nbformat.read(running, as_version=4)), running)
+    executed = scrub(nbformat.read(running, as_version=4))
+    nbformat.write(rebase_links(executed, notebook.parent, output.parent), running)
     os.replace(running, output)
 
 
@@ -93,6 +102,30 @@ def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def rebase_links(
+    notebook: nbformat.NotebookNode, source: Path, copy: Path
+) -> nbformat.NotebookNode:
+    """Let relative links in the text of a copy lead where they lead in the source.
+
+    Args:
+        notebook: the copy; changed in place.
+        source, copy: the folders that the two lie in.
+    """
+
+    def rebase(link: re.Match) -> str:
+        return Path(os.path.relpath(source / link[0], copy)).as_posix()
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(rebase, cell.source)
+    return notebook
+
+
+def _escape(path: Path) -> str:
+    """A path as papermill wants it: it takes `{` and `}` for the places of parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line: notebook, output, and -p NAME VALUE as often as needed."""
     parser = argparse.ArgumentParser(prog="python -m workflow.execute")
@@ -103,9 +136,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     parameters = {name: yaml.safe_load(value) for name, value in options.parameter}
-    notebook = find_root() / "notebooks" / f"{options.notebook}.ipynb"
+    root, stage = find_root(), os.environ.get(STAGE)
+    if stage:
+        os.environ[PUBLISH] = "1"
     try:
-        execute(notebook, options.output, parameters)
+        with timing(root, stage, parameters.get("model", "")):
+            notebook = root / "notebooks" / f"{options.notebook}.ipynb"
+            execute(notebook, options.output, parameters)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     except PapermillExecutionError as error:

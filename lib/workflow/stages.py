@@ -1,0 +1,101 @@
+"""Which stages there are: what follows from params.yaml, written out for dvc.yaml.
+
+dvc.yaml says what a stage of each kind is; which of them there are, for which model, method,
+variant and seed, is ragged, and lies in results/stages.yaml.
+"""
+
+import json
+from pathlib import Path
+
+from ffmerge.files import replacing
+from ffmerge.methods import describe_method
+from study.config import Params
+
+FILE = Path("results/stages.yaml")
+EVIDENCE = {  # what a method may need: where it lies
+    "permutations": "models/{model}/permutations.safetensors",
+    "features": "models/{model}/features.safetensors",
+}
+PLACES = ("evidence", "more_evidence")  # in dvc.yaml, for the evidence of merges
+NOTHING = {  # what stages depend on in the place of something that they do not need
+    name: f".code/no_{name}" for name in (*PLACES, "patch", "tuned")
+}
+HEADER = "# Written by `python -m workflow.code` from params.yaml; dvc.yaml makes stages of it.\n"
+
+Stages = dict[str, dict[str, dict]]  # kind to name to what dvc.yaml puts into `${item}`
+
+
+def list_stages(params: Params) -> Stages:
+    """The stages of every kind that has several.
+
+    Raises:
+        ValueError: two stages would have one name, or a method needs what dvc.yaml does not offer.
+    """
+    stages: Stages = {kind: {} for kind in ("base", "activations", "permutations")}
+    stages |= {"merges": {}, "finetune": {}, "evals": {}}
+    for model in params.run:
+        for kind in ("base", "activations", "permutations"):
+            _add(stages, kind, {"model": model})
+        for method in params.methods_of(model):
+            item = {"model": model, "method": method}
+            _add(stages, "merges", item, **_find_evidence(model, method))
+        for variant in params.variants_of(model):
+            item, patch = {"model": model, "variant": variant}, _find_patch(params, model, variant)
+            seeds = params.seeds_of(variant)
+            for seed in seeds:
+                _add(stages, "finetune", item | {"seed": seed}, patch=patch)
+            tuned = f"models/{model}/tuned/{variant}" if seeds else NOTHING["tuned"]
+            _add(stages, "evals", item, patch=patch, tuned=tuned)
+    return stages
+
+
+def find_models(params: Params) -> dict[str, str]:
+    """Name of every stage that is about one model, as `evals@vit-glyphs-base`, to the model."""
+    kinds = list_stages(params).items()
+    return {
+        f"{kind}@{name}": item["model"] for kind, items in kinds for name, item in items.items()
+    }
+
+
+def write_stages(root: Path, params: Params) -> bool:
+    """Renew results/stages.yaml; returns whether it has changed."""
+    lines = [HEADER, f"tour: {json.dumps({'model': params.run[0]})}\n"]
+    for kind, items in list_stages(params).items():
+        lines.append(f"{kind}:\n" if items else f"{kind}: {{}}\n")
+        lines += [f"  {json.dumps(name)}: {json.dumps(item)}\n" for name, item in items.items()]
+    path, text = root / FILE, "".join(lines)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return True
+
+
+def _add(stages: Stages, kind: str, item: dict, **paths: str) -> None:
+    name = "-".join(map(str, item.values()))
+    if name in stages[kind]:
+        raise ValueError(
+            f"stage {kind}@{name} would be made of {item} and of {stages[kind][name]}; valid are "
+            "names of models and recipes that differ when they are joined by `-`"
+        )
+    stages[kind][name] = item | paths
+
+
+def _find_evidence(model: str, method: str) -> dict[str, str]:
+    needs = describe_method(method).needs
+    unknown = [name for name in needs if name not in EVIDENCE]
+    if unknown or len(needs) > len(PLACES):
+        raise ValueError(
+            f"method {method!r} needs {', '.join(needs)}; valid are at most {len(PLACES)} of "
+            + ", ".join(EVIDENCE)
+        )
+    found = [EVIDENCE[name].format(model=model) for name in needs]
+    return {p: found[i] if i < len(found) else NOTHING[p] for i, p in enumerate(PLACES)}
+
+
+def _find_patch(params: Params, model: str, variant: str) -> str:
+    method = params.recipe(variant).method
+    if method == "base":
+        return NOTHING["patch"]
+    return f"models/{model}/patches/{method}/{variant}.safetensors"
