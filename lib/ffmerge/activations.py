@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.sublayers import Stack, find_stacks
+from ffmerge.sublayers import FeedForward, Stack, find_stacks
 
 Batch = dict[str, Tensor]
 Features = dict[str, list[Tensor]]
 Place = tuple[nn.Module, bool]  # a module, and whether its input (or else its output) is wanted
+FindPlace = Callable[[Stack, int], Place]
 
 
 def collect_features(model: nn.Module, batches: Iterable[Batch], tokens: int = 10_000) -> Features:
@@ -37,11 +38,10 @@ def collect_features(model: nn.Module, batches: Iterable[Batch], tokens: int = 1
         ValueError: fewer than two tokens, or a feature that is NaN or infinite.
     """
 
-    def place(stack: Stack, i: int) -> Place:
-        ff = stack.sublayers[i]
+    def place(ff: FeedForward) -> Place:
         return (ff.module("W_out"), True) if ff.is_gated else (ff.module("W_in"), False)
 
-    (features,) = _collect(model, batches, tokens, [place])
+    (features,) = _collect(model, batches, tokens, [lambda stack, i: place(stack.sublayers[i])])
     for name, layers in features.items():
         for i, x in enumerate(layers):
             if not torch.isfinite(x).all():
@@ -92,35 +92,67 @@ def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:
     return {"encoder": mask, "decoder": batch["labels"] != -100}  # the loss's mark for padding
 
 
-@torch.no_grad()
 def _collect(
+    model: nn.Module, batches: Iterable[Batch], tokens: int, places: list[FindPlace]
+) -> list[Features]:
+    """Keep all that is seen at each place."""
+    kept: list[dict[str, list[list[Tensor]]]] = [
+        {name: [[] for _ in stack.layers] for name, stack in find_stacks(model).items()}
+        for _ in places
+    ]
+
+    def keep(place: int, stack: str, i: int, rows: Tensor) -> None:
+        kept[place][stack][i].append(rows.cpu())
+
+    observe(model, batches, tokens, places, keep)
+    return [
+        {name: [torch.cat(rows) for rows in layers] for name, layers in features.items()}
+        for features in kept
+    ]
+
+
+@torch.no_grad()
+def observe(
     model: nn.Module,
     batches: Iterable[Batch],
     tokens: int,
-    places: list[Callable[[Stack, int], Place]],
-) -> list[Features]:
-    """Run batches until `tokens` tokens have passed, and keep what is seen at each place.
+    places: list[FindPlace],
+    receive: Callable[[int, str, int, Tensor], None],
+) -> None:
+    """Run batches until `tokens` tokens have passed, and hand on what is seen at each place.
 
-    A module that several layers share is watched once for each of them; it keeps only what passes
-    while that layer runs.
+    A module that several layers share is watched once for each of them; it hands on only what
+    passes while that layer runs.
+
+    Args:
+        model, batches, tokens: as in `collect_features`.
+        places: stack and layer index to where to look.
+        receive: called with the number of the place, stack, layer index and rows (n_tokens, width)
+            in float32 on the model's device, padding left out.
+
+    Raises:
+        ValueError: fewer than two tokens.
     """
     stacks = find_stacks(model)
-    kept = [{name: [[] for _ in stack.layers] for name, stack in stacks.items()} for _ in places]
     running: list[tuple[str, int]] = []  # the layer whose forward is under way
     masks: dict[str, Tensor | None] = {}
+    seen = dict.fromkeys(stacks, 0)  # tokens, at the first place of each stack's first layer
     handles = []
 
-    def watch(place: Place, key: tuple[str, int], rows: list[Tensor]) -> None:
-        def keep(x: Tensor) -> None:
+    def watch(number: int, place: Place, key: tuple[str, int]) -> None:
+        def see(x: Tensor) -> None:
             if running == [key]:
                 flat, mask = x.detach().flatten(0, -2), masks[key[0]]  # (batch × length, width)
-                rows.append((flat if mask is None else flat[mask.flatten()]).float().cpu())
+                rows = (flat if mask is None else flat[mask.flatten()]).float()
+                if number == 0 and key[1] == 0:
+                    seen[key[0]] += len(rows)
+                receive(number, *key, rows)
 
         module, is_input = place
         if is_input:
-            handles.append(module.register_forward_pre_hook(lambda m, args: keep(args[0])))
+            handles.append(module.register_forward_pre_hook(lambda m, args: see(args[0])))
         else:
-            handles.append(module.register_forward_hook(lambda m, args, out: keep(out)))
+            handles.append(module.register_forward_hook(lambda m, args, out: see(out)))
 
     for name, stack in stacks.items():
         for i, layer in enumerate(stack.layers):
@@ -129,35 +161,27 @@ def _collect(
                 layer.register_forward_pre_hook(lambda m, args, key=key: running.append(key)),
                 layer.register_forward_hook(lambda m, args, out: running.clear()),
             ]
-            for place, features in zip(places, kept, strict=True):
-                watch(place(stack, i), key, features[name][i])
+            for number, place in enumerate(places):
+                watch(number, place(stack, i), key)
     try:
         model.eval()
-        device = next(model.parameters()).device
-        counted = kept[0][next(iter(stacks))][0]  # the first stack's first layer counts
-        seen = 0
+        device, first = next(model.parameters()).device, next(iter(stacks))
         with tqdm(total=tokens, desc="tokens", unit="token") as bar:
             for batch in batches:
                 masks.update(token_masks(model, batch))
                 model(**{key: value.to(device) for key, value in batch.items()})
-                seen += len(counted[-1])
-                bar.update(len(counted[-1]))
-                if seen >= tokens:
+                bar.update(seen[first] - bar.n)
+                if seen[first] >= tokens:
                     break
             else:
                 warnings.warn(
-                    f"batches hold {seen} tokens and {tokens} were asked for; correlations of fewer "
-                    "tokens are less certain",
-                    stacklevel=3,
+                    f"batches hold {seen[first]} tokens and {tokens} were asked for; what is "
+                    "estimated from fewer tokens is less certain",
+                    stacklevel=4,
                 )
     finally:
         for handle in handles:
             handle.remove()
-    for name in stacks:
-        n = sum(map(len, kept[0][name][0]))
+    for name, n in seen.items():
         if n < 2:
             raise ValueError(f"batches hold {n} tokens for the {name}; valid are two or more")
-    return [
-        {name: [torch.cat(rows) for rows in layers] for name, layers in features.items()}
-        for features in kept
-    ]
