@@ -1,12 +1,16 @@
-"""What is in git: sources without outputs, results that belong to the code, pictures that exist."""
+"""What is in git: sources without outputs, results that belong to the code, pages that keep what
+they promise: links, commands, examples, numbers."""
 
 import re
+import subprocess
+import sys
 
 import nbformat
 import pandas as pd
 import pytest
 import yaml
 
+from study.report.estimates import estimate
 from workflow.code import normalise
 
 STEMS = [
@@ -19,6 +23,8 @@ STEMS = [
     "6_evals",
     "7_figures",
 ]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/*.md"]
+MODELS = ["vit-glyphs", "gpt2-docs", "marian-cldr", "olmo-dialogues"]
 
 
 def code_of(path):
@@ -58,17 +64,75 @@ def test_executed_copies_belong_to_their_sources(repository, stem):
         assert any(cell.get("outputs") for cell in cells)
 
 
+def find_pages(repository):
+    return [page for pattern in PAGES for page in sorted(repository.glob(pattern))]
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
 def test_the_readmes_table_is_the_generated_one(repository):
-    readme = (repository / "README.md").read_text()
-    shown = readme.split("<!-- results -->")[1].split("<!-- /results -->")[0].strip()
-    assert shown == (repository / "figures" / "results.md").read_text().strip() != ""
+    shown = read(repository / "README.md").split("<!-- results -->")[1]
+    shown = shown.split("<!-- /results -->")[0].strip()
+    assert shown == read(repository / "figures" / "results.md").strip() != ""
+    assert sum(line.startswith("|") for line in shown.splitlines()) <= 2 + 10
 
 
-def test_every_file_that_the_readme_names_exists(repository):
-    targets = re.findall(r"\]\(([^)#]+)\)", (repository / "README.md").read_text())
-    assert len(targets) > 15
-    missing = [t for t in targets if not (repository / t).exists()]
-    assert missing == []
+def test_every_file_that_a_page_names_exists(repository):
+    pages = find_pages(repository)
+    assert len(pages) >= 5
+    for page in pages:
+        targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", read(page))
+        targets = [target for target in targets if not target.startswith("http")]
+        assert len(targets) > (15 if page.name == "README.md" else 0)
+        missing = [target for target in targets if not (page.parent / target).exists()]
+        assert missing == [], page.name
+
+
+def test_every_heading_that_a_page_links_to_exists(repository):
+    for page in find_pages(repository):
+        for target, heading in re.findall(r"\]\(([^)#]*)#([^)]+)\)", read(page)):
+            text = read(page.parent / target if target else page)
+            headings = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+            slugs = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+            assert heading in slugs, f"{page.name}: {target}#{heading}"
+
+
+def test_every_command_of_make_that_a_page_names_exists(repository):
+    targets = set(re.findall(r"^([a-z-]+):", read(repository / "Makefile"), re.MULTILINE))
+    for page in find_pages(repository):
+        named = set(re.findall(r"`make ([a-z-]+)", read(page)))
+        assert named <= targets, page.name
+
+
+def test_the_readmes_example_runs_and_prints_what_it_says(repository, tmp_path):
+    text = read(repository / "README.md")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    command = [sys.executable, "-c", example]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert run.returncode == 0, run.stderr
+    assert f"It prints `{run.stdout.strip()}`" in text
+
+
+def test_the_readmes_recipe_is_that_of_params_yaml_with_more_steps(repository):
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", read(repository / "README.md"), re.DOTALL)
+    params = yaml.safe_load(read(repository / "params.yaml"))
+    for name, changed in yaml.safe_load(recipe)["recipes"].items():
+        steps = changed.pop("finetune")["steps"]
+        assert changed == params["recipes"][name]
+        assert all(steps > params["models"][model]["finetune"]["steps"] for model in params["run"])
+
+
+def test_the_citation_names_this_companion_and_the_paper(repository):
+    citation = yaml.safe_load(read(repository / "CITATION.cff"))
+    assert citation["cff-version"] == "1.2.0"
+    assert all(citation[key] for key in ("message", "title", "authors"))
+    assert f'version = "{citation["version"]}"' in read(repository / "pyproject.toml")
+    assert read(repository / "LICENSE").startswith(f"{citation['license']} License")
+    paper = citation["preferred-citation"]
+    assert [a["family-names"] for a in paper["authors"]] == ["Verma", "Murray", "Duh"]
+    assert paper["title"] == "Merging Feed-Forward Sublayers for Compressed Transformers"
 
 
 def test_the_environment_has_one_source_of_truth(repository):
@@ -77,6 +141,94 @@ def test_the_environment_has_one_source_of_truth(repository):
     lines = (repository / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith(("#", "-e"))]
     assert all(re.fullmatch(r"[\w-]+==[\w.]+", pin) for pin in pins)
+
+
+@pytest.fixture
+def results(repository):
+    return pd.read_csv(repository / "results" / "results.csv")
+
+
+class Scores:
+    """One model's scores on its first metric, and what a page would quote of them."""
+
+    def __init__(self, results, model):
+        rows = results[(results.model == model) & (results.phase != "first words")]
+        self.rows = rows[rows.metric == rows.metric.iloc[0]]
+        self.lower = rows.metric.iloc[0] == "perplexity"
+        self.reference = self.values("base-tuned").mean()
+
+    def values(self, variant, phase="tuned"):
+        rows = self.rows[self.rows.precision != "int8"]
+        return rows[(rows.variant == variant) & (rows.phase == phase)].value
+
+    def kept(self, variant):
+        values = self.values(variant)
+        return 100 * (self.reference / values if self.lower else values / self.reference)
+
+    def saved(self, variant):
+        return 100 * (1 - self.rows[self.rows.variant == variant].parameter_ratio.iloc[0])
+
+    def size(self, variant, precision="float32"):
+        sizes = self.rows[self.rows.precision == precision].groupby("variant").bytes.first()
+        return sizes[variant]
+
+    def above(self, better, worse):
+        """The difference in quality kept, with its interval: "+6.2 ± 1.3 %"."""
+        d = estimate((1, self.kept(better)), (-1, self.kept(worse)))
+        return f"{d.value:+.1f} ± {d.margin:.1f} %".replace("-", "−")
+
+
+def test_the_readme_quotes_the_results(repository, results):
+    text = " ".join(read(repository / "README.md").split())
+    scores = {model: Scores(results, model) for model in MODELS}
+    saved = [s.saved("permute-third") for s in scores.values()]
+    kept = [s.kept("permute-third").mean() for s in scores.values()]
+    gpt2, marian, vit = (scores[m] for m in ("gpt2-docs", "marian-cldr", "vit-glyphs"))
+    lead = gpt2.kept("permute-third").mean() - gpt2.kept("drop-sixth").mean()
+    size = vit.size("permute-third", "int8") / vit.size("base")
+    better, windows = count_windows_where_permuting_helps(repository)
+    for quote in (
+        f"saves {min(saved):.0f} to {max(saved):.0f} % of all parameters",
+        f"keeps {min(kept):.0f} to {max(kept):.1f} % of the quality",
+        f"{marian.saved('drop-third'):.1f} % of its parameters",
+        f"six FF sublayers {marian.saved('permute-half'):.1f} %",
+        f"at {better} of {windows} places",
+        f"not {gpt2.values('drop-sixth').mean():.2f})",
+        f"not by {lead:.1f} %",
+        f"at {100 * size:.0f} % of its bytes",
+    ):
+        assert quote in text
+
+
+def count_windows_where_permuting_helps(repository):
+    """Over all models: at how many windows permute beats vanilla before tuning, and of how many."""
+    gains = []
+    for model in MODELS:
+        folder = repository / "results" / "models" / model / "windows"
+        permute, vanilla = (
+            pd.read_csv(folder / f"{m}.csv")[lambda t: t.method != "base"]
+            for m in ("permute", "vanilla")
+        )
+        pairs = permute.merge(vanilla, on=["ratio", "layers", "direction"])
+        sign = pairs.direction.map({"higher": 1, "lower": -1})
+        gains += list(sign * (pairs.value_x - pairs.value_y))
+    return sum(gain > 0 for gain in gains), len(gains)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_findings_quote_the_results(repository, results, model):
+    text = read(repository / "docs" / "findings.md")
+    scores = Scores(results, model)
+    third = scores.values("permute-third").mean()
+    loss = scores.above("permute-third", "base-tuned")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| `{model}` | −")]
+    assert f"{loss} (" in row and f"{scores.reference:.2f} → {third:.2f})" in row
+    assert row.endswith(f"| {scores.saved('permute-third'):.1f} % |")
+    drops = [("permute-third", "drop-sixth"), ("permute-half", "drop-third")]
+    for merge, drop in drops if model != "olmo-dialogues" else [("permute-third", "drop-third")]:
+        difference = scores.above(merge, drop)
+        merged, dropped = (f"−{scores.saved(name):.1f} % |" for name in (merge, drop))
+        assert any(merged in x and dropped in x and difference in x for x in text.splitlines())
 
 
 def test_a_third_merged_and_tuned_keeps_the_accuracy(repository):
