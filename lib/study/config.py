@@ -1,56 +1,56 @@
 """params.yaml, read and validated once, before any long work starts."""
 
-from collections.abc import Iterable
+import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ffmerge.methods import describe_method
-from study.sections import Model, Name, Recipe, Section, Training
+from study.checks import check_params, explain
+from study.sections import (
+    Corpus,
+    Model,
+    Name,
+    Recipe,
+    Section,
+    Seed,
+    Sizes,
+    Threads,
+    Training,
+    Use,
+    Valid,
+)
+
+__all__ = ["Model", "Params", "Recipe", "Section", "Training", "Use", "find_root", "load_params"]
+
+MOVED = dict.fromkeys(
+    ("qlora", "comparisons", "ablations"),
+    "is no parameter any more; variants are the entries of `recipes` now, each with `seeds: all`, "
+    "`first` or `none`, and a model runs those that its `variants` lists, or all that it can",
+)
+
+
+MOST = 1_000_000  # values in params.yaml, those of aliases counted wherever they stand
 
 
 class Params(Section):
     """params.yaml as a whole."""
 
-    run: list[Name] = Field(min_length=1)
-    seed: int  # of what is drawn once: the base model's training, the order of random windows
-    seeds: list[int] = Field(min_length=1)
-    threads: PositiveInt
-    recipes: dict[Name, Recipe]
-    corpora: dict[Name, dict[str, int]]
-    models: dict[Name, Model]
+    run: Annotated[list[Name], Field(min_length=1), Valid("is a list of names in `models`")]
+    seed: Seed  # of what is drawn once: the base model's training, the order of random windows
+    seeds: Annotated[list[Seed], Field(min_length=1), Valid("is a list of whole numbers from 0")]
+    threads: Threads
+    recipes: Annotated[dict[Name, Recipe], Valid("are names of variants, each with its method")]
+    corpora: Annotated[dict[Corpus, Sizes], Valid("are names of corpora, each with its sizes")]
+    models: Annotated[dict[Name, Model], Valid("are names of models, each with its settings")]
 
     @model_validator(mode="after")
-    def _names_exist(self) -> "Params":
-        _check_names("run", self.run, self.models)
-        for model in self.run:
-            entry = self.models[model]
-            _check_names(f"models.{model}.variants", entry.variants or (), self.recipes)
-            self._check_data(model)
-            for variant in self.variants_of(model):
-                self._check_training(model, variant)
+    def _fits_together(self) -> "Params":
+        check_params(self)
         return self
-
-    def _check_data(self, model: Name) -> None:
-        for use in {id(u): u for u in (self.models[model], self.models[model].recovery)}.values():
-            if use.data.corpus not in (None, *self.corpora):
-                raise ValueError(
-                    f"models.{model}.data.path is {use.data.path!r}; valid are a hub id and "
-                    + ", ".join(f"data/{corpus}" for corpus in self.corpora)
-                )
-
-    def _check_training(self, model: Name, variant: Name) -> None:
-        try:
-            self.training(model, variant)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(
-                f"recipes.{variant}.finetune.{first['loc'][0]} is {first['input']!r}; "
-                + _lower(first["msg"])
-            ) from None
 
     def variants_of(self, model: Name) -> list[Name]:
         """The variants of a model: the recipes that its entry lists, or all whose ratio it has."""
@@ -115,39 +115,29 @@ class Params(Section):
         return self.recipes[variant]
 
 
-def _check_names(where: str, names: Iterable[Name], valid: Iterable[Name]) -> None:
-    for name in names:
-        if name not in valid:
-            raise ValueError(
-                f"{where} names {name!r}, which is unknown; valid are {', '.join(valid)}"
-            )
-
-
 def load_params(root: Path | None = None) -> Params:
-    """Read and check params.yaml.
+    """Read and check params.yaml; quick, as nothing that computes is imported.
 
     Args:
         root: the folder that holds it; found upwards from the current folder if left out.
 
     Raises:
+        FileNotFoundError: there is none.
         ValueError: one sentence that names the parameter, its value and what would be valid.
     """
     path = (root or find_root()) / "params.yaml"
+    content = _read(path)
+    if not isinstance(content, dict):
+        found = "empty" if content is None else f"a {type(content).__name__}"
+        valid = ", ".join(Params.model_fields)
+        raise ValueError(f"params.yaml: the file is {found}; valid are the sections {valid}")
+    for name, sentence in MOVED.items():
+        if name in content:
+            raise ValueError(f"params.yaml: {name} {sentence}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not valid YAML: {str(error).splitlines()[0]}") from None
-    try:
-        return Params(**content)
+        return Params.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            reason = f"is not a parameter; valid are {', '.join(_siblings(first['loc'][:-1]))}"
-        elif not first["msg"].startswith("Value error") and first["type"] != "missing":
-            reason = f"is {first['input']!r}; {_lower(reason)}"
-        raise ValueError(f"params.yaml: {where} {reason}".replace(":  ", ": ")) from None
+        raise ValueError(f"params.yaml: {explain(error, Params)}") from None
 
 
 @cache
@@ -164,18 +154,98 @@ def find_root() -> Path:
     raise FileNotFoundError(f"no params.yaml in {here} or above; run inside the repository")
 
 
-def _lower(sentence: str) -> str:
-    return sentence[0].lower() + sentence[1:]
+def _read(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of UTF-8 text, or not YAML as `_Loader` wants it.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no params.yaml in {path.parent}; run inside the repository")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ValueError(f"params.yaml cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"params.yaml: byte {error.start} is not UTF-8; valid is a file saved as UTF-8"
+        ) from None
+    except RecursionError:
+        raise ValueError(
+            "params.yaml is nested too deeply to be read; valid are the sections as git has them"
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ValueError(f"params.yaml{line} is not valid YAML: {reason}") from None
 
 
-def _siblings(location: tuple) -> list[str]:
-    """The parameter names that are valid at a place in params.yaml."""
-    section: Any = Params
-    for part in location:
-        field = section.model_fields.get(part) if isinstance(section, type) else None
-        annotation = field.annotation if field else section
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        section = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, Section)), annotation
-        )
-    return list(section.model_fields)
+class _Loader(yaml.SafeLoader):
+    """YAML that means the same to PyYAML (YAML 1.1) and to DVC (1.2), and says nothing twice."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[int, int] = {}  # of nodes, what they repeat counted each time
+
+    def fetch_flow_collection_start(self, token_class: type) -> None:
+        """A bracket; PyYAML takes seconds to find out that thousands are too many."""
+        if self.flow_level == 100:
+            raise RecursionError
+        super().fetch_flow_collection_start(token_class)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """A node; one that repeats itself, or others a million times, is an error."""
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if is_alias:  # within itself it has no size yet
+            return node
+        children = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        self._sizes[id(node)] = 1 + sum(self._sizes.get(id(child), MOST) for child in children)
+        if self._sizes[id(node)] > MOST:
+            _refuse(node, "it repeats itself, or others too often; valid are few aliases")
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """A mapping; a key that stands there twice is an error, not the last one's value."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                _refuse(key, f"{key.value!r} stands there twice; valid is once")
+            seen.add((key.tag, key.value))
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A plain value; a date, a set, or 5,000 digits are errors."""
+        kind = node.tag.rpartition(":")[2]
+        try:
+            if kind in ("timestamp", "binary", "set", "omap", "pairs"):
+                raise ValueError
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            found = repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "what it holds"
+            _refuse(node, f"{found} is read as {kind}; valid are texts, numbers, true, false")
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number, but not 010 or 1:30: PyYAML reads these as 8 and 90, DVC does not."""
+        if re.match(r"[-+]?0[0-9_]|.*:", node.value):
+            _refuse(
+                node, f"{node.value[:40]} is read in two ways; valid are digits, the first not 0"
+            )
+        if len(node.value) > 40:
+            raise ValueError
+        return super().construct_yaml_int(node)
+
+
+def _refuse(node: yaml.Node, problem: str) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_implicit_resolver(  # 1e-3, which is a text in YAML 1.1
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)

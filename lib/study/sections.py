@@ -1,14 +1,171 @@
-"""The sections of params.yaml: what each may say, checked one by one."""
+"""The sections of params.yaml: what each may say, checked one by one.
 
-from typing import Any, Literal
+A leaf says what it may be in a `Valid` beside its type, which ends the sentence that refuses it
+(`study.checks.explain`). A section's own checks raise sentences that start with a parameter's name.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from ffmerge.groups import Anchor
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from ffmerge.groups import Anchor, format_layers, parse_layers
 from ffmerge.methods import list_methods
 
-Name = str
 Ratio = Literal["sixth", "third", "half", "most"]
+Split = Literal["train", "validation", "test"]
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Valid:
+    """What a parameter may be, to end a sentence with: "is a whole number from 1 to 1,024"."""
+
+    phrase: str | Callable[[], str]
+
+    def __str__(self) -> str:
+        return self.phrase if isinstance(self.phrase, str) else self.phrase()
+
+
+@cache
+def list_tasks() -> list[str]:
+    """The names of all tasks: the files in tasks/ with a class `Task`, read without running them.
+
+    The other files there are helpers, and importing any of them takes seconds.
+    """
+    return _list_files("tasks", r"^class Task\b")
+
+
+@cache
+def list_corpora() -> list[str]:
+    """The names of all embedded corpora: the files in corpora/ that can write one."""
+    return _list_files("corpora", r"^def write_corpus\b")
+
+
+def _list_files(folder: str, what: str) -> list[str]:
+    files = sorted((HERE / folder).glob("[a-z]*.py"))
+    found = re.compile(what, re.MULTILINE)
+    return [file.stem for file in files if found.search(file.read_text(encoding="utf-8"))]
+
+
+def _one_of(list_names: Callable[[], list[str]]) -> Any:
+    """A text that is one of the names that a function lists."""
+
+    def refuse_unknown(name: str) -> str:
+        if name not in list_names():
+            raise ValueError
+        return name
+
+    valid = Valid(lambda: "are " + ", ".join(list_names()))
+    return Annotated[str, Field(strict=True), AfterValidator(refuse_unknown), valid]
+
+
+def _whole(low: int, high: int) -> Any:
+    """A whole number within bounds; a bool or a number in quotes is none."""
+    valid = Valid(f"is a whole number from {low} to {high:,}")
+    return Annotated[int, Field(strict=True, ge=low, le=high), valid]
+
+
+def _real(phrase: str, **bounds: float) -> Any:
+    """A finite number within bounds."""
+    return Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds), Valid(phrase)]
+
+
+def _complete(keys: Any, values: Any) -> Any:
+    """A mapping that has all of the keys that a Literal names, and no others."""
+
+    def refuse_gaps(content: Mapping) -> Mapping:
+        for key in get_args(keys):
+            if key not in content:
+                valid = next(note for note in values.__metadata__ if isinstance(note, Valid))
+                raise ValueError(f"{key} is missing; valid {valid}")
+        return content
+
+    return Annotated[dict[keys, values], AfterValidator(refuse_gaps)]
+
+
+def _check_name(name: str) -> str:
+    """Names become folders, stages, words of a command, and cells of results.csv."""
+    # YAML, or pandas when it reads results.csv, would take these for something else than text.
+    taken = {"NA", "NULL", "NaN", "None", "nan", "null"}
+    is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", name, re.ASCII)
+    if not is_name or name in taken or _is_number(name) or yaml.safe_load(name) != name:
+        raise ValueError
+    return name
+
+
+def _is_number(text: str) -> bool:
+    for read in (float, lambda number: int(number, 0)):  # also 1e5 and 0o17
+        try:
+            read(text)
+        except ValueError:
+            continue
+        return True
+    return False
+
+
+def _read_window(text: object) -> object:
+    """A window as the paper writes it: `3,4,5` becomes `3-5`."""
+    text = str(text) if type(text) is int else text  # one layer
+    if not isinstance(text, str):
+        return text
+    if not re.fullmatch(r"\d{1,5}(-\d{1,5}|(,\d{1,5})*)", text.replace(" ", ""), re.ASCII):
+        raise ValueError
+    layers = parse_layers(text.replace(" ", ""))
+    if not layers or list(layers) != sorted(set(layers)):
+        raise ValueError
+    return format_layers(layers)
+
+
+Name = Annotated[
+    str,
+    Field(strict=True),
+    AfterValidator(_check_name),
+    Valid(
+        "is a name of at most 60 letters, digits, `.`, `_` and `-` that starts with a letter or "
+        "digit, and is not read as a number, a date, true, false or nothing"
+    ),
+]
+Names = Annotated[list[Name], Valid("is a list of names in `recipes`")]
+Text = Annotated[str, Field(strict=True, min_length=1), Valid("is a text that is not empty")]
+AnyText = Annotated[str, Field(strict=True), Valid("is a text")]
+Key = Annotated[
+    str,
+    Field(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+    Valid("are names of letters, digits and `_`"),
+]
+Switch = Annotated[bool, Field(strict=True), Valid("are true, false")]
+Task = _one_of(list_tasks)
+Method = _one_of(lambda: ["base", *list_methods()])
+Corpus = _one_of(list_corpora)
+Window = Annotated[
+    str,
+    BeforeValidator(_read_window),
+    Valid("are layers in ascending order, such as `3-7` or `3,5,7`"),
+]
+Count = _whole(1, 10**9)
+Layers = _whole(1, 10_000)
+Batch = _whole(1, 65_536)
+Steps = _whole(1, 10_000_000)
+Warmup = _whole(0, 10_000_000)
+Threads = _whole(1, 1024)
+Seed = _whole(0, 2**32 - 1)
+Positive = _real("is a finite number above 0", gt=0)
+NotNegative = _real("is a finite number from 0 on", ge=0)
+Dropout = _real("is a number from 0 to below 1", ge=0, lt=1)
+Sizes = _complete(Split, Count)
 
 
 class Section(BaseModel):
@@ -20,17 +177,17 @@ class Section(BaseModel):
 class Data(Section):
     """Where a model's examples are: anything that `datasets.load_dataset` reads."""
 
-    path: str  # a folder such as data/glyphs, or a hub id
-    name: str | None = None
-    revision: str | None = None
-    streaming: bool = False
-    splits: dict[Literal["train", "validation", "test"], str] = {
+    path: Text  # a folder such as data/glyphs, or a hub id
+    name: Text | None = None
+    revision: Text | None = None
+    streaming: Switch = False
+    splits: _complete(Split, Text) = {
         "train": "train",
         "validation": "validation",
         "test": "test",
     }
-    columns: dict[str, str] = {}  # the task's name of a column: the data set's
-    separator: str | None = None  # between texts; the end-of-text token if left out
+    columns: dict[Key, Text] = {}  # the task's name of a column: the data set's
+    separator: AnyText | None = None  # between texts; the end-of-text token if left out
 
     @property
     def corpus(self) -> str | None:
@@ -42,51 +199,94 @@ class Data(Section):
 class Adapters(Section):
     """QLoRA: adapters on all linear layers of a frozen 4-bit model (Section 5.5, Appendix C.4)."""
 
-    rank: PositiveInt
-    alpha: float = Field(gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: Batch
+    alpha: Positive
+    dropout: Dropout = 0.0
 
 
 class Training(Section):
     """One training or recovery fine-tuning recipe (Appendix C)."""
 
-    steps: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: float = Field(gt=0)
+    steps: Steps
+    batch_size: Batch
+    learning_rate: Positive
     schedule: Literal["linear", "cosine", "inverse_sqrt"]
-    warmup_steps: int = Field(0, ge=0)
-    decay_steps: PositiveInt | None = None  # linear: where the floor is reached; else at the end
-    minimum_learning_rate: float = Field(0.0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    maximum_gradient_norm: float = Field(1.0, gt=0)
-    evaluate_every: PositiveInt
+    warmup_steps: Warmup = 0
+    decay_steps: Steps | None = None  # linear: where the floor is reached; else at the end
+    minimum_learning_rate: NotNegative = 0.0  # linear: the floor
+    weight_decay: NotNegative = 0.0
+    maximum_gradient_norm: Positive = 1.0
+    evaluate_every: Steps
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     adapters: Adapters | None = None  # train these instead of the model's own weights
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> "Training":
+        if self.evaluate_every > self.steps:
+            raise ValueError(
+                f"evaluate_every is {self.evaluate_every}, but steps is {self.steps}; "
+                f"valid are 1 to {self.steps}"
+            )
+        is_linear = self.schedule == "linear"  # falls after the warm-up, so a step must be left
+        name = "decay_steps" if is_linear and self.decay_steps else "steps"
+        most = getattr(self, name) - is_linear
+        if self.warmup_steps > most:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, but {name} is {getattr(self, name)}; "
+                f"valid are 0 to {most}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _floor_fits(self) -> "Training":
+        if self.schedule != "linear":
+            for name in ("decay_steps", "minimum_learning_rate"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}, but schedule is {self.schedule!r}; "
+                        "valid is schedule 'linear', the only one with a floor"
+                    )
+        elif self.minimum_learning_rate >= self.learning_rate:
+            raise ValueError(
+                f"minimum_learning_rate is {self.minimum_learning_rate}, but learning_rate is "
+                f"{self.learning_rate}; valid is a number below it"
+            )
+        return self
+
+
+Override = _one_of(lambda: list(Training.model_fields))
 
 
 class Base(Section):
     """The uncompressed model: trained here from `architecture`, or downloaded from `hub`."""
 
-    hub: str | None = None
-    revision: str | None = None
-    architecture: dict[str, Any] | None = None
-    processor: dict[str, Any] = {}
+    hub: Text | None = None
+    revision: Text | None = None
+    architecture: dict[Key, Any] | None = None
+    processor: dict[Key, Any] = {}
     training: Training | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "Base":
-        if (self.hub is None) == (self.architecture is None or self.training is None):
-            raise ValueError("needs either hub, or architecture and training")
+        either = "valid is either hub, or architecture and training"
+        if self.hub is not None:
+            for name in ("architecture", "processor", "training"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is given beside hub; {either}")
+        else:
+            for name in ("architecture", "training"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"{name} is missing, and so is hub; {either}")
         return self
 
 
 class Use(Section):
     """What a model is used for: a task, its data, and how much of them is scored at a time."""
 
-    task: str
+    task: Task
     data: Data
-    validation_examples: PositiveInt
-    batch_size: PositiveInt
+    validation_examples: Count
+    batch_size: Batch
 
 
 class Model(Use):
@@ -96,14 +296,14 @@ class Model(Use):
     fine-tuning and the test may be another task's, `downstream`.
     """
 
-    paper: str | None = None  # the paper's model that it stands in for, as results/paper.csv says
-    layers: dict[Literal["encoder", "decoder"], PositiveInt]
+    paper: Text | None = None  # the paper's model that it stands in for, as results/paper.csv says
+    layers: dict[Literal["encoder", "decoder"], Layers]
     attention: Literal["eager", "sdpa"] = "sdpa"
     base: Base
-    features: dict[Literal["tokens", "batch_size"], PositiveInt]
-    removed: dict[Ratio, PositiveInt] = {}  # FF sublayers that go, at each ratio
-    dropped: dict[Ratio, PositiveInt] = {}  # whole layers, for methods that remove those
-    variants: list[Name] | None = None  # the recipes to run; without it all that have a ratio here
+    features: _complete(Literal["tokens", "batch_size"], Count)
+    removed: dict[Ratio, Count] = {}  # FF sublayers that go, at each ratio
+    dropped: dict[Ratio, Count] = {}  # whole layers, for methods that remove those
+    variants: Names | None = None  # the recipes to run; without it all that have a ratio here
     finetune: Training
     downstream: Use | None = None
 
@@ -117,47 +317,64 @@ class Model(Use):
         return self.downstream or self
 
     @model_validator(mode="after")
+    def _stacks_fit(self) -> "Model":
+        if not self.layers:
+            raise ValueError("layers is empty; valid are encoder, decoder or both, with a depth")
+        if len(set(self.layers.values())) > 1:
+            raise ValueError(
+                f"layers is {self.layers}; valid are stacks of one depth, as windows are in sync"
+            )
+        if self.features["tokens"] < 2:
+            raise ValueError("features.tokens is 1; valid are 2 and more: one has no correlation")
+        return self
+
+    @model_validator(mode="after")
     def _counts_fit(self) -> "Model":
         n_stacks, total = len(self.layers), sum(self.layers.values())
-        for name, counts, most in (
-            ("removed", self.removed, total - n_stacks),
-            ("dropped", self.dropped, total - n_stacks),
-        ):
+        for name, what in (("removed", "FF sublayers"), ("dropped", "layers")):
+            counts, most, before = getattr(self, name), total - n_stacks, None
             for ratio, count in counts.items():
                 if count > most or count % n_stacks:
-                    what = "FF sublayers" if name == "removed" else "layers"
                     raise ValueError(
                         f"{name}.{ratio} is {count}, but of {total} {what} in {n_stacks} "
                         f"stack(s) at most {most} can go, equally many from each"
                     )
+            for ratio in (r for r in get_args(Ratio) if r in counts):
+                if before and counts[ratio] < counts[before]:
+                    raise ValueError(
+                        f"{name}.{ratio} is {counts[ratio]}, but {before} is {counts[before]}; "
+                        "valid are sixth ≤ third ≤ half ≤ most"
+                    )
+                before = ratio
         return self
 
 
 class Recipe(Section):
     """One variant: how a model is compressed, and what differs in its fine-tuning."""
 
-    method: str
+    method: Method
     ratio: Ratio | None = None  # a key of the model's `removed`, or for drop of its `dropped`
     anchor: Anchor = "first"
-    window: str | None = None  # such as 3-7, instead of the best one
-    random_window: PositiveInt | None = None  # 1 is the first one drawn, instead of the best
+    window: Window | None = None  # such as 3-7, instead of the best one
+    random_window: Count | None = None  # 1 is the first one drawn, instead of the best
     seeds: Literal["all", "first", "none"] = "all"  # the seeds of its tuning
-    int8: bool = False  # scored under LLM.int8() too (Section 5.4)
-    finetune: dict[str, Any] = {}  # overrides single entries of the model's `finetune`
+    int8: Switch = False  # scored under LLM.int8() too (Section 5.4)
+    finetune: dict[Override, Any] = {}  # overrides single entries of the model's `finetune`
 
     @model_validator(mode="after")
     def _has_what_the_method_needs(self) -> "Recipe":
-        valid = ["base", *list_methods()]
-        if self.method not in valid:
-            raise ValueError(f"method is {self.method!r}; valid are {', '.join(valid)}")
-        if (self.method == "base") != (self.ratio is None):
-            raise ValueError("ratio is needed by every method but base, and unknown to base")
+        if self.method == "base":
+            for name in ("ratio", "window", "random_window"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}, but method is 'base', which removes "
+                        f"nothing; valid is no {name}, or another method"
+                    )
+        elif self.ratio is None:
+            raise ValueError(f"ratio is missing; valid are {', '.join(get_args(Ratio))}")
         if self.window and self.random_window:
-            raise ValueError("window and random_window exclude each other")
-        unknown = set(self.finetune) - set(Training.model_fields)
-        if unknown:
             raise ValueError(
-                f"finetune.{min(unknown)} is not a parameter; valid are "
-                + ", ".join(Training.model_fields)
+                f"window is {self.window!r} and random_window is {self.random_window}; valid is "
+                "one of the two"
             )
         return self
