@@ -397,14 +397,6 @@ def test_a_misspelt_name_is_told_before_the_missing_one(refuse, whole):
     assert "finetune.step is not a parameter; valid are steps" in refuse(content)
 
 
-def test_names_that_join_to_the_same_stage_are_refused(refuse, whole):
-    content = profile(whole)
-    content |= {"run": ["a", "a-b"], "models": dict.fromkeys(("a", "a-b"), content["models"][VIT])}
-    recipe = {"method": "vanilla", "ratio": "third"}
-    content["recipes"] |= {"c": recipe, "b-c": recipe}
-    assert "variant 'b-c' of model 'a' and variant 'c' of model 'a-b'" in refuse(content)
-
-
 def test_a_window_concerns_only_the_models_that_run_it(load, refuse, whole):
     content = copy.deepcopy(whole) | {"run": [VIT, OLMO]}
     content["recipes"]["permute-half"]["window"] = "2-8"

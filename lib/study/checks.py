@@ -142,7 +142,6 @@ def check_params(params: "Params") -> None:
         for variant in params.variants_of(model):
             _check_training(params, model, variant)
             _check_window(params, model, variant)
-    _check_joined(params)
 
 
 def _check_different(where: str, values: Iterable) -> None:
@@ -246,20 +245,6 @@ def _check_window(params: "Params", model: str, variant: str) -> None:
                 f"{depth} layers in a stack, are {size} layers of 0 to {depth - 1}, or a model "
                 "whose `variants` leave it out"
             )
-
-
-def _check_joined(params: "Params") -> None:
-    """DVC joins the names of model and variant into one, and would keep one stage of two."""
-    seen: dict[str, str] = {}
-    for model in params.run:
-        for variant in params.variants_of(model):
-            joined, mine = f"{model}-{variant}", f"variant {variant!r} of model {model!r}"
-            if joined in seen:
-                raise ValueError(
-                    f"run: {seen[joined]} and {mine} are both called {joined!r}; valid are names "
-                    "that differ when they are joined"
-                )
-            seen[joined] = mine
 
 
 # What a task demands of its model, and models that are trained here
