@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ffmerge.methods import describe_method
-from study.checks import check_params, explain
+from study.checks import check_params
 from study.sections import (
     Corpus,
     Model,
@@ -23,6 +23,7 @@ from study.sections import (
     Use,
     Valid,
 )
+from study.sentences import explain
 
 __all__ = ["Model", "Params", "Recipe", "Section", "Training", "Use", "find_root", "load_params"]
 
