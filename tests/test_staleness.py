@@ -1,60 +1,203 @@
 """What must run again after an edit, on the real pipeline with its committed results."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from study.config import load_params
+from workflow.stages import list_stages
+
+REPOSITORY = Path(__file__).parents[1]
+PARAMS = load_params(REPOSITORY)
+
+
+def call(root, *command, check=True, path=()):
+    library = os.pathsep.join(map(str, (*path, root / "lib")))
+    environment = os.environ | {"PYTHONPATH": library, "DVC_NO_ANALYTICS": "1"}
+    options = {"cwd": root, "env": environment, "text": True, "capture_output": True}
+    return subprocess.run(command, check=check, **options)
+
+
+def copy_repository(target):
+    """What git tracks but the store, edits in progress included: a fresh clone."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    for name in filter(None, files.stdout.split("\0")):
+        if (REPOSITORY / name).is_file() and not name.startswith(".dvc/store"):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, target / name)
+    call(target, "git", "init", "-q")
+    return target
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory):
+    """The pipeline as it is after all of it has run, whatever the committed dvc.lock says."""
+    root = copy_repository(tmp_path_factory.mktemp("settled"))
+    call(root, sys.executable, str(REPOSITORY / "benchmarks" / "settle.py"))
+    return root
+
 
 @pytest.fixture
-def copy(repository, tmp_path):
-    """What git tracks, in a folder of its own: a fresh clone, edits in progress included."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(listed, cwd=repository, check=True, capture_output=True, text=True)
-    for name in filter(None, files.stdout.split("\0")):
-        if (repository / name).exists():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(repository / name, tmp_path / name)
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    return tmp_path
+def copy(settled, tmp_path):
+    return shutil.copytree(settled, tmp_path / "copy")
 
 
-def find_stale(root):
-    environment = os.environ | {"PYTHONPATH": str(root / "lib"), "DVC_NO_ANALYTICS": "1"}
-    command = [sys.executable, "-m", "workflow.repro", "--check"]
-    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    if run.returncode == 0:
-        return set()
-    assert run.stderr.startswith("stale: "), run.stderr
-    return set(run.stderr.removeprefix("stale: ").strip().split(", "))
+def check(root, path=()):
+    """The stale stages, and why."""
+    answer = call(root, sys.executable, "-m", "workflow.repro", "--check", check=False, path=path)
+    if answer.returncode == 0:
+        return set(), ""
+    first, _, reasons = answer.stderr.partition("\n")
+    assert first.startswith("stale: "), answer.stderr
+    return set(first.removeprefix("stale: ").split(", ")), reasons
+
+
+def find_stale(root, path=()):
+    return check(root, path)[0]
 
 
 def edit(path, old, new):
     text = path.read_text()
-    assert old in text
+    assert old in text, old
     path.write_text(text.replace(old, new, 1))
 
 
-def test_committed_results_belong_to_committed_code_and_prose_is_free(copy):
-    edit(copy / "notebooks/4_merges.ipynb", "# 4 · Merges", "# 4 · Merging")
-    edit(copy / "lib/ffmerge/merging.py", '"""Permute, average, tie', '"""Reworded: permute, tie')
-    edit(copy / "lib/ffmerge/finetuning.py", "WEIGHTS = ", "# a comment\nWEIGHTS = ")
+def stages(*kinds, **wanted):
+    """The names of all stages of some kinds about a variant, or a method, or any."""
+    return {
+        f"{kind}@{name}"
+        for kind in kinds
+        for name, item in list_stages(PARAMS)[kind].items()
+        if wanted.items() <= item.items()
+    }
+
+
+def add_recipe(root, name, recipe):
+    """Add a recipe; the models that list no variants of their own take it up."""
+    edit(root / "params.yaml", "recipes:\n", f"recipes:\n  {name}: {recipe}\n")
+    return [model for model in PARAMS.run if PARAMS.models[model].variants is None]
+
+
+def test_committed_results_belong_to_committed_code(tmp_path):
+    assert check(copy_repository(tmp_path)) == (set(), "")
+
+
+def test_prose_is_free(copy):
+    edit(copy / "notebooks/4_merges.ipynb", "# 4 ·", "# Four ·")
+    edit(
+        copy / "lib/ffmerge/merging.py",
+        '"""Permute and average',
+        '"""Reworded: permute and average',
+    )
+    edit(copy / "lib/study/finetuning.py", "WEIGHTS = ", "# a comment\nWEIGHTS = ")
     assert find_stale(copy) == set()
 
 
-def test_editing_the_drawing_redraws_and_nothing_else(copy):
-    edit(copy / "lib/ffmerge/figures.py", '"permute": "#0072B2"', '"permute": "#0000FF"')
-    assert find_stale(copy) == {"figures"}
+def test_a_clone_with_windows_line_endings_is_not_stale(copy, tmp_path):
+    call(copy, "git", "add", "-A")
+    call(copy, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "all")
+    call(tmp_path, "git", "clone", "-q", "-c", "core.autocrlf=true", str(copy), "windows")
+    assert b"\r\n" not in (tmp_path / "windows" / "params.yaml").read_bytes()
+    assert find_stale(tmp_path / "windows") == set()
+
+
+def test_a_new_method_is_a_file_and_a_recipe_and_runs_alone(copy):
+    shutil.copy(copy / "lib/ffmerge/methods/vanilla.py", copy / "lib/ffmerge/methods/another.py")
+    expected = {"figures"}
+    for model in add_recipe(copy, "another-third", "{method: another, ratio: third}"):
+        expected |= {f"merges@{model}-another", f"evals@{model}-another-third"}
+        expected |= {f"finetune@{model}-another-third-{seed}" for seed in PARAMS.seeds}
+    stale, reasons = check(copy)
+    assert stale == expected and "it never ran: merges@" in reasons
+
+
+def test_a_new_recipe_runs_alone_but_for_its_method(copy):
+    expected = {"figures"}
+    for model in add_recipe(copy, "last-half", "{method: permute, ratio: half, anchor: last}"):
+        expected |= {f"merges@{model}-permute", f"evals@{model}-last-half"}
+        expected |= {f"finetune@{model}-last-half-{seed}" for seed in PARAMS.seeds}
+    stale, reasons = check(copy)
+    assert stale == expected and "variants.last-half none →" in reasons
+
+
+def test_another_window_of_one_variant_restales_its_method_alone(copy):
+    first = PARAMS.run[0]
+    edit(copy / "params.yaml", "random_window: 1", "random_window: 5")
+    edit(copy / "params.yaml", f"run: [{', '.join(PARAMS.run)}]", f"run: [{first}]")
+    edit(copy / "params.yaml", "permute-half: {", "permute-half: {window: 3-9, ")
+    stale, reasons = check(copy)
+    assert stale == {f"merges@{first}-permute", "figures"}
+    assert "variants.permute-half.window none → 3-9" in reasons
+    assert "variants.random-1.random_window 1 → 5" in reasons
+
+
+def test_a_new_function_restales_only_the_stages_that_reach_its_module(copy):
+    with (copy / "lib/ffmerge/similarity.py").open("a") as file:
+        file.write("\n\ndef unused():\n    return 0\n")
+    stale, reasons = check(copy)
+    assert stages("activations") <= stale <= stages("activations") | {"tour"}
+    assert "code of 2_activations: " in reasons
+
+
+def add_field(path, section, line):
+    """Add a line to a class, below its docstring."""
+    text = path.read_text()
+    found = next(n for n in ast.parse(text).body if getattr(n, "name", None) == section)
+    lines = text.splitlines(keepends=True)
+    lines.insert(found.body[0].end_lineno, f"    {line}\n")
+    path.write_text("".join(lines))
+
+
+def test_a_new_setting_that_is_off_restales_nothing(copy):
+    sections = copy / "lib/study/sections.py"
+    add_field(sections, "Training", "smoothing: float = 0.0")
+    add_field(sections, "Recipe", "budget: str | None = None")
+    add_field(sections, "Model", "notes: list[str] = []")
+    add_field(sections, "Data", "packed: bool = False")
+    assert find_stale(copy) == set()
 
 
 def test_the_steps_of_one_variant_run_only_that_variant(copy):
-    old = "permute-third: {method: permute, removed: third, int8: true}"
-    edit(copy / "params.yaml", old, old[:-1] + ", finetune: {steps: 300}}")
-    expected = {"figures"}
-    for model in ("vit-glyphs", "gpt2-docs", "marian-cldr", "olmo-dialogues"):
-        kind = "-qlora" if model == "olmo-dialogues" else ""
-        variant = f"{kind}@{model}-permute-third"
-        expected |= {f"evals{variant}"} | {f"finetune{variant}-{seed}" for seed in (0, 1, 2)}
-    assert find_stale(copy) == expected
+    edit(copy / "params.yaml", "permute-third: {", "permute-third: {finetune: {steps: 300}, ")
+    stale, reasons = check(copy)
+    assert stale == stages("finetune", variant="permute-third") | {"figures"}
+    assert "training.steps 200 → 300: finetune@vit-glyphs-permute-third-0" in reasons
+
+
+def test_evaluations_stay_valid_with_fewer_seeds(copy):
+    seeds = ", ".join(map(str, PARAMS.seeds))
+    edit(copy / "params.yaml", f"seeds: [{seeds}]", f"seeds: [{PARAMS.seeds[0]}]")
+    assert find_stale(copy) == {"figures"}
+
+
+def test_a_colour_redraws_and_nothing_else(copy):
+    edit(copy / "lib/ffmerge/methods/permute.py", '"color": "#0072B2"', '"color": "#0000FF"')
+    stale, reasons = check(copy)
+    assert stale == {"figures"} and "methods.permute.look.color #0072B2 → #0000FF" in reasons
+
+
+def pretend(folder, package, version):
+    """A package of another version, as importlib.metadata sees it."""
+    about = folder / f"{package}-{version}.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+
+
+def test_versions_that_decide_numbers_restale_and_are_named(copy, tmp_path):
+    pretend(tmp_path / "linter", "ruff", "99.0")
+    pretend(tmp_path / "linter", "pytest", "99.0")
+    assert find_stale(copy, [tmp_path / "linter"]) == set()
+    pretend(tmp_path / "local", "torch", "2.13.0+cpu")  # the same release, built for another place
+    assert find_stale(copy, [tmp_path / "local"]) == set()
+    pretend(tmp_path / "torch", "torch", "99.0")
+    stale, reasons = check(copy, [tmp_path / "torch"])
+    assert stages("base", "activations", "permutations", "merges", "finetune", "evals") <= stale
+    assert "versions.torch 2.13.0 → 99.0" in reasons
+    pretend(tmp_path / "bits", "bitsandbytes", "99.0")
+    assert find_stale(copy, [tmp_path / "bits"]) == stages("finetune", "evals")
