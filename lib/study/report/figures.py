@@ -1,189 +1,184 @@
-"""Every figure of the paper, from results.csv and its kin; one style, one colour per method.
+"""The paper's figures, from results.csv and its kin; nothing is computed but means and spreads.
 
-Each function draws one idea on the axes that it is given, from tidy data. Nothing is computed here
-but means and spreads, and no number is typed.
+Each function draws one figure of one model, or returns None where there is nothing to draw.
 """
 
-from pathlib import Path
+from functools import partial
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; markers differ as well.
-COLORS = {"base": "#555555", "permute": "#0072B2", "vanilla": "#D55E00", "drop": "#009E73"}
-MARKERS = {"base": "D", "permute": "o", "vanilla": "s", "drop": "^"}
-LABELS = {"accuracy": "accuracy (%)", "perplexity": "perplexity per token"}  # with their units
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "font.family": "DejaVu Sans",
-    "svg.hashsalt": "ffmerge",
-    "svg.fonttype": "none",
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "savefig.bbox": "tight",
-}
+from study.config import Params
+from study.metrics import Metric
+from study.report.choices import MERGES, find_variant, list_ratios
+from study.report.paper import trace_paper
+from study.report.results import (
+    Reference,
+    find_reference,
+    read_metric,
+    select_metric,
+    summarise,
+)
+from study.report.scores import find_base, find_start
+from study.report.style import (
+    BASE,
+    TUNED,
+    draw_points,
+    draw_references,
+    find_look,
+    find_range,
+    finish,
+    make_panels,
+    print_removed,
+    scale_axis,
+    write_beside,
+)
 
 
-def use_style() -> None:
-    """Set the one style for everything that is drawn from now on."""
-    plt.rcParams.update(STYLE)
+def plot_removed(
+    results: pd.DataFrame, paper: pd.DataFrame, params: Params, model: str
+) -> Figure | None:
+    """Figure 2: the metric against FF sublayers removed, vanilla and permute, after tuning.
 
-
-def save_figure(figure: Figure, folder: Path, name: str, caption: str, note: str = "") -> str:
-    """Write a figure as SVG and PNG, byte for byte the same for the same data.
-
-    Returns:
-        Markdown that shows it under its caption and note, for a page in the same folder.
+    The first panel leaves out what removes most and would hide the rest; the last is the paper's
+    own model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-    return f"**{caption}** ([svg]({name}.svg))\n{note}\n\n![{caption}]({name}.png)\n"
+    rows, entry = select_metric(results, model), params.model(model)
+    table = _find_merges(summarise(rows), params, model)
+    if table.empty:
+        return None
+    metric, reference = read_metric(rows), find_reference(rows, model, params)
+    counts, layers = sorted(table.removed.unique()), sum(entry.layers.values())
+    steps = [counts[-2], counts[-1]] if len(counts) > 2 else [counts[-1]]
+    panels = [(f"up to {n} of {layers} removed", table, reference, n) for n in steps]
+    if traced := trace_paper(paper, entry.paper):
+        theirs, base = traced
+        panels.append((f"the paper's {entry.paper}", theirs, Reference(base, None), None))
+    figure, axes = make_panels(len(panels), 3.0)
+    for ax, (title, variants, baseline, most) in zip(axes, panels, strict=True):
+        _draw_removed(ax, variants, baseline, metric, most)
+        ax.set(title=title, xlabel="FF sublayers removed", ylabel=metric.label)
+    return finish(figure, axes, model)
 
 
-def label_metric(metric: str) -> str:
-    """A metric's name with its unit, for an axis or a column."""
-    return LABELS.get(metric, metric)
+def _find_merges(table: pd.DataFrame, params: Params, model: str) -> pd.DataFrame:
+    wanted = [find_variant(params, model, m, r) for m in MERGES for r in list_ratios(params, model)]
+    return table[table.index.isin(wanted)]
 
 
-def draw_baseline(ax: Axes, value: float, below: bool = False, name: str = "uncompressed") -> None:
-    """The uncompressed model: a dashed line across, labelled directly.
-
-    Args:
-        ax: where.
-        value: its score.
-        below: label it below the line, where all others are above.
-        name: what it is called.
-    """
-    ax.axhline(value, color=COLORS["base"], ls="--", lw=1.2, zorder=1)
-    ax.update_datalim([(0, value)], updatex=False)  # or the axis leaves no room for the label
-    ax.autoscale_view(scalex=False)
-    ax.annotate(
-        f"{name} {value:.4g}",
-        (1, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, -3 if below else 3),
-        textcoords="offset points",
-        ha="right",
-        va="top" if below else "bottom",
-        fontsize=8,
-        color=COLORS["base"],
-    )
-
-
-def draw_removed(ax: Axes, table: pd.DataFrame, baseline: float, most: int | None = None) -> None:
-    """Figure 2: the metric against FF sublayers removed, vanilla and permute.
-
-    Args:
-        table: one row per variant: method, removed, mean, std.
-        baseline: the uncompressed model's value.
-        most: leave out what removes more.
-    """
-    table = table[table.method.isin(["vanilla", "permute"])].astype({"removed": int})
-    table = table[table.removed <= (most or table.removed.max())].sort_values("removed")
+def _draw_removed(
+    ax: Axes, table: pd.DataFrame, reference: Reference, metric: Metric, most: float | None
+) -> None:
+    table = table[table.method.isin(MERGES)].sort_values("removed")
+    table = table[table.removed <= (most or table.removed.max())]
     for method, part in table.groupby("method", sort=False):
-        x, y = [0, *part.removed], [baseline, *part["mean"]]
-        _draw_line(ax, x, y, [0, *part["std"]], method)
-        ax.annotate(
-            method,
-            (x[-1], y[-1]),
-            xytext=(9, 2 if method == "permute" else -8),
-            textcoords="offset points",
-            color=COLORS[method],
-            fontsize=9,
-            fontweight="bold",
-        )
-    _compare_with(ax, table["mean"], baseline)
-    ax.set_xlabel("FF sublayers removed")
-    ax.set_xticks([0, *table.removed.unique()])
-    ax.set_xlim(right=1.4 * table.removed.max())
+        x, y = [0, *part.removed], [reference.value, *part["mean"]]
+        draw_points(ax, x, y, [float("nan"), *part["std"]], method)
+    scale_axis(ax, table["mean"], reference.value)
+    ax.set_xticks([0, *(int(n) for n in table.removed.unique())])
+    ax.margins(y=0.1)
+    draw_references(ax, reference)
 
 
-def draw_reduction(ax: Axes, table: pd.DataFrame, baseline: float) -> None:
-    """Figure 3: merging (permute) against dropping layers, over parameter reduction.
+def plot_reduction(results: pd.DataFrame, params: Params, model: str) -> Figure | None:
+    """Figure 3: merging (permute) against dropping layers, over the parameters that each saves."""
+    rows = select_metric(results, model)
+    ratios = ("sixth", "third", "half")
+    wanted = [find_variant(params, model, m, r) for m in ("permute", "drop") for r in ratios]
+    rows = rows[rows.variant.isin(wanted) | (rows.method == "base")]
+    metric, reference = read_metric(rows), find_reference(rows, model, params)
+    tables = [summarise(rows[rows.method != "base"], phase) for phase in ("merged", "tuned")]
+    if tables[0].empty and tables[1].empty:
+        return None
+    figure, axes = make_panels(2, 3.2)
+    for ax, table, tuned in zip(axes, tables, (False, True), strict=True):
+        ax.margins(x=0.3, y=0.14)
+        for method in ("permute", "drop"):
+            part = table[table.method == method]
+            saved = 100 * (1 - part.parameter_ratio)
+            draw_points(ax, saved, part["mean"], part["std"], method, line="none")
+        draw_references(ax, reference, tuned)
+        lines = [value for value in (reference.untuned, reference.tuned) if value is not None]
+        _name_points(ax, table, lines)
+        title = f"{'after' if tuned else 'before'} tuning"
+        ax.set(title=title, xlabel="parameters removed (%)", ylabel=metric.label)
+    return finish(figure, axes, model)
 
-    Args:
-        table: one row per variant: method, removed, parameter_ratio, mean, std.
-        baseline: the uncompressed model's value.
+
+def _name_points(ax: Axes, table: pd.DataFrame, lines: list[float]) -> None:
+    """What went, beside each point: away from its neighbour, and from lines across."""
+    table = table.assign(saved=100 * (1 - table.parameter_ratio)).sort_values("saved")
+    for i, row in enumerate(table.to_dict("records")):
+        height = ax.transData.transform((0, row["mean"]))[1]
+        near = [d for y in lines if abs(d := height - ax.transData.transform((0, y))[1]) < 10]
+        up = 0 if not near else 8 if min(near, key=abs) > 0 else -8
+        side, align = (-7, "right") if i % 2 == 0 else (7, "left")
+        text, color = print_removed(row["removed"], row["kind"]), find_look(row["method"])["color"]
+        at = (row["saved"], row["mean"])
+        write_beside(ax, text, at, color, xytext=(side, up), ha=align)
+
+
+def plot_windows(windows: pd.DataFrame, model: str, params: Params) -> Figure | None:
+    """Figure 4: the score of every window before tuning, at each count that leaves a choice.
+
+    A window that would hide all others stands at the edge, with its score.
     """
-    worse_is_more = table["mean"].mean() > baseline
-    for method, unit, name in (("permute", " FFs", "merge (permute)"), ("drop", "", "drop layers")):
-        part = table[table.method == method].sort_values("parameter_ratio", ascending=False)
-        if part.empty:
-            continue
-        x = 100 * (1 - part.parameter_ratio)
-        _draw_line(ax, x, part["mean"], part["std"], method, name)
-        for xi, yi, removed in zip(x, part["mean"], part.removed, strict=True):
-            ax.annotate(
-                f"{removed}{unit}".replace("L", " layers"),
-                (xi, yi),
-                xytext=(6, -11 if worse_is_more else 5),
-                textcoords="offset points",
-                fontsize=8,
-                color=COLORS[method],
-            )
-    ax.legend(loc="upper left" if worse_is_more else "lower left")
-    draw_baseline(ax, baseline, below=worse_is_more)
-    ax.set_xlabel("parameters removed (%)")
-    ax.margins(x=0.22, y=0.25)
+    ours = windows[windows.method.isin(MERGES)]
+    sizes = ours.groupby("ratio").layers.nunique()
+    ratios = [ratio for ratio in list_ratios(params, model) if sizes.get(ratio, 0) > 1]
+    if not ratios:
+        return None
+    metric, base = read_metric(ours), find_base(windows)
+    figure, axes = make_panels(len(ratios), 3.2)
+    for ax, ratio in zip(axes, ratios, strict=True):
+        part = ours[ours.ratio == ratio]
+        _draw_windows(ax, part, metric, base)
+        ax.set(title=f"{part.removed.iloc[0]} FFs removed", ylabel=metric.label)
+    return finish(figure, axes, model)
 
 
-def draw_windows(ax: Axes, windows: pd.DataFrame, baseline: float, metric: str) -> None:
-    """Figure 4: the score of every window before tuning.
-
-    Args:
-        windows: windows.csv of one model and count: method, window, the metric.
-        baseline: the uncompressed model's value on the same data.
-        metric: the name of the metric's column.
-    """
-    for method in ("vanilla", "permute"):
-        part = windows[windows.method == method]
-        ax.plot(
-            range(len(part)),
-            part[metric],
-            marker=MARKERS[method],
-            ls="-" if len(part) > 1 else "",
-            color=COLORS[method],
-            label=method,
-            ms=5,
-            lw=1.5,
-        )
-        ax.set_xticks(range(len(part)), part.window, rotation=45 if len(part) > 6 else 0)
-    _compare_with(ax, windows[metric], baseline)
-    ax.set_xlabel("merged window")
+def _draw_windows(ax: Axes, rows: pd.DataFrame, metric: Metric, base: float) -> None:
+    names = list(dict.fromkeys(rows.layers))
+    values = pd.concat([rows.value, pd.Series([base])], ignore_index=True)
+    low, high = find_range(values, metric)
+    gone: dict[int, int] = {}  # how many are noted at a place already
+    for method, part in rows.groupby("method", sort=False):
+        x = [names.index(name) for name in part.layers]
+        shown = part.value.where(part.value.between(low, high))
+        draw_points(ax, x, shown, [float("nan")] * len(x), method)
+        for xi, value in zip(x, part.value, strict=True):
+            if not low <= value <= high:
+                _note_clipped(ax, xi, value, metric, method, gone)
+    room = 0.08 * (high - low)
+    ax.set_ylim(low - room, high + room)
+    ax.axhline(base, color=BASE["color"], ls="--", lw=1.4, zorder=1, label=BASE["label"])
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    ax.set_xticks(range(len(names)), names, rotation=0 if len(names) < 9 else 90)
+    ax.set_xlabel("merged window (first-last layer)")
 
 
-def draw_cka(ax: Axes, cka: pd.DataFrame, title: str) -> None:
-    """Figures 5 and 6: CKA between all pairs of sublayers.
+def plot_likeness(likeness: pd.DataFrame, model: str) -> Figure | None:
+    """Figures 5 and 6: CKA between all pairs of sublayers, FF and attention outputs."""
+    kinds = (("ff", "FF outputs (Figure 5)"), ("attention", "attention outputs (Figure 6)"))
+    if likeness.empty:
+        return None
+    figure, axes = make_panels(2, 3.5)
+    for ax, (kind, title) in zip(axes, kinds, strict=True):
+        _draw_likeness(ax, likeness[likeness.kind == kind])
+        ax.set_title(title)
+    return finish(figure, axes, model)
 
-    Args:
-        cka: rows of cka.csv of one kind: a, b ("encoder 3"), cka.
-        title: what is compared.
-    """
-    order = list(dict.fromkeys(cka.a))
-    wide = cka.pivot(index="a", columns="b", values="cka").loc[order, order]
-    stacks = {name.split()[0] for name in order}
-    labels = [name.split()[-1] for name in order]
-    if len(stacks) > 1:  # two blocks: an encoder and a decoder see different tokens
-        labels = [f"{name[:3]} {i}" for name, i in zip(order, labels, strict=True)]
+
+def _draw_likeness(ax: Axes, pairs: pd.DataFrame) -> None:
+    stacks = list(dict.fromkeys(pairs["stack"]))
+    name = "{}" if len(stacks) == 1 else "{1:.3} {0}"
+    a, b = (
+        [name.format(i, s) for i, s in zip(pairs[c], pairs["stack"], strict=True)] for c in "ab"
+    )
+    order = list(dict.fromkeys(a))
+    wide = pairs.assign(a=a, b=b).pivot(index="a", columns="b", values="cka").loc[order, order]
     sns.heatmap(
         wide,
         vmin=0,
@@ -191,97 +186,66 @@ def draw_cka(ax: Axes, cka: pd.DataFrame, title: str) -> None:
         cmap="viridis",
         square=True,
         ax=ax,
-        cbar_kws={"label": "CKA", "shrink": 0.8},
-        xticklabels=labels,
-        yticklabels=labels,
+        cbar_kws={"label": "linear CKA", "shrink": 0.8},
+        xticklabels=order,
+        yticklabels=order,
     )
     ax.tick_params(length=0, rotation=0)
     ax.tick_params(axis="x", rotation=90 if len(stacks) > 1 else 0)
-    ax.set(title=title, xlabel="layer", ylabel="layer")
+    ax.set(xlabel="layer", ylabel="layer")
     ax.grid(False)
 
 
-def draw_curves(ax: Axes, curves: pd.DataFrame, metric: str, baseline: float | None) -> None:
-    """Learning curves of recovery fine-tuning: mean over seeds, the band is one deviation.
-
-    Args:
-        curves: variant, method, seed, step and the metric on validation data.
-        metric: the name of the metric's column.
-        baseline: the base model's value on the same data, if it is known.
-    """
-    for method, part in curves.dropna(subset=metric).groupby("method", sort=False):
-        by_step = part.groupby("step")[metric].agg(["mean", "std"]).fillna(0)
-        ax.plot(
-            by_step.index,
-            by_step["mean"],
-            color=COLORS[method],
-            marker=MARKERS[method],
-            ms=4,
-            lw=1.5,
-            label="base, tuned alike" if method == "base" else method,
-        )
-        low, high = by_step["mean"] - by_step["std"], by_step["mean"] + by_step["std"]
-        ax.fill_between(by_step.index, low, high, color=COLORS[method], alpha=0.15, lw=0)
-    if baseline is not None:
-        _compare_with(ax, curves[metric], baseline)
-    ax.set_xlabel("fine-tuning step")
+def plot_curves(curves: pd.DataFrame, metric: Metric, params: Params, model: str) -> Figure | None:
+    """Learning curves of recovery fine-tuning: mean over seeds, the band is one deviation."""
+    ratios = [
+        ratio
+        for ratio in list_ratios(params, model)
+        if ((curves.ratio == ratio) & curves.method.isin(MERGES)).any()
+    ]
+    if not ratios:
+        return None
+    metric = metric if metric.name == curves.metric.iloc[0] else Metric(curves.metric.iloc[0])
+    figure, axes = make_panels(len(ratios), 3.0)
+    base = find_start(curves) if params.model(model).downstream is None else None
+    for ax, ratio in zip(axes, ratios, strict=True):
+        mine = curves.method.isin(MERGES) & (curves.ratio == ratio)
+        _draw_curves(ax, curves[mine | (curves.method == "base")], base)
+        title = f"{params.model(model).removed[ratio]} FFs removed"
+        ax.set(title=title, ylabel=metric.label)
+    return finish(figure, axes, model)
 
 
-def draw_pareto(ax: Axes, table: pd.DataFrame, floor: float = 80.0) -> None:
-    """Every variant of a model: bytes against quality kept, in percent of the base's.
-
-    Args:
-        table: variant, method, precision, size (% of the base's bytes), kept (% of its quality).
-        floor: what keeps less is drawn here, with the number that it keeps.
-    """
-    table = table.assign(shown=table.kept.clip(lower=floor), small=table.precision == "int8")
-    for (method, small), part in table.groupby(["method", "small"], sort=False):
-        ax.plot(
-            part["size"],
-            part.shown,
-            MARKERS[method],
-            color=COLORS[method],
-            mfc="white" if small else COLORS[method],
-            ms=6,
-            label=f"{method}, int8" if small else method,
-        )
-    for _, ruined in table[table.kept < floor].groupby(table["size"].round()):
-        for i, row in enumerate(ruined.sort_values("kept").to_dict("records")):
-            at = (row["size"], row["shown"])
-            _note(ax, f"{row['kept']:.0f} ↓", at, COLORS[row["method"]], 9 * i - 3)
-    best = table.sort_values(["size", "kept"], ascending=[True, False])
-    front = best[(best.kept > best.kept.cummax().shift(fill_value=-np.inf)) & (best.kept > floor)]
-    ax.step(front["size"], front.shown, where="post", color="#999999", lw=1, zorder=0)
-    for row in front[(front.method != "base") & (front.kept < 100)].to_dict("records"):
-        _note(ax, row["variant"], (row["size"], row["shown"]), COLORS[row["method"]], -11)
-    draw_baseline(ax, 100.0, name="base")
-    ax.set(xlabel="bytes (% of the base's in 32 bits)", ylabel="quality kept (%)")
-    ax.margins(x=0.12, y=0.12)
+def _draw_curves(ax: Axes, curves: pd.DataFrame, base: float | None) -> None:
+    for method, part in curves.groupby("method", sort=False):
+        means = part.groupby("step").value.agg(["mean", "std"])
+        nothing = [float("nan")] * len(means)
+        label = {"label": TUNED} if method == "base" else {}
+        draw_points(ax, means.index, means["mean"], nothing, method, ms=4, **label)
+        band = partial(ax.fill_between, color=find_look(method)["color"], alpha=0.15, lw=0)
+        band(means.index, means["mean"] - means["std"], means["mean"] + means["std"])
+    if base is not None:
+        scale_axis(ax, curves.value, base)
+        ax.axhline(base, color=BASE["color"], ls="--", lw=1.4, zorder=1, label=BASE["label"])
+    ax.set_xticks(sorted(curves.step.unique()))
+    ax.set_xlabel("step of recovery fine-tuning")
 
 
-def _note(ax: Axes, text: str, at: tuple[float, float], color: str, up: int) -> None:
+def _note_clipped(
+    ax: Axes, x: int, value: float, metric: Metric, method: str, gone: dict[int, int]
+) -> None:
+    """A value beyond the axis: its number at the edge, with an arrow that points to it."""
+    down = metric.higher_is_better
+    line = gone[x] = gone.get(x, -1) + 1
+    text = f"{'↓' if down else '↑'} {value:,.0f}" if value >= 100 else f"↓ {value:.1f}"
     ax.annotate(
         text,
-        at,
-        xytext=(6, up),
+        (x, 0 if down else 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, (4 + 11 * line) * (1 if down else -1)),
         textcoords="offset points",
-        fontsize=7,
-        color=color,
+        ha="center",
+        va="bottom" if down else "top",
+        fontsize=8,
+        color=find_look(method)["color"],
     )
-
-
-def _compare_with(ax: Axes, values: pd.Series, baseline: float) -> None:
-    """The uncompressed model beside values; logarithmic where a ruined one would hide the rest."""
-    if values.max() > 5 * baseline:
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.margins(y=0.12)
-    draw_baseline(ax, baseline, below=values.mean() > baseline)
-
-
-def _draw_line(ax: Axes, x, y, error, method: str, name: str | None = None) -> None:
-    x, y, error = (np.asarray(values, float) for values in (x, y, error))
-    ax.plot(x, y, color=COLORS[method], marker=MARKERS[method], ms=5, lw=1.8, label=name or method)
-    ax.errorbar(x, y, yerr=error, fmt="none", color=COLORS[method], capsize=3, lw=1.2)

@@ -1,27 +1,73 @@
-"""Results of every model, read for drawing: results.csv and its kin, the paper's numbers beside."""
+"""results.csv: the rows of every model, collected, and the summaries that the report is made of."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from study.config import Params
+from study.metrics import Metric
+from study.places import SCRATCH, is_publishing
 from study.records import COLUMNS
 
+TRAINED = ["trained_in", "hardware"]  # precision and hardware of the training behind a row
 
-def collect_results(root: Path, params: Params) -> pd.DataFrame:
-    """results.csv: the rows of every variant of every model to run.
+
+def list_roots(root: Path) -> list[Path]:
+    """The folders in which results are looked for: by hand in `scratch/` first."""
+    return [root] if is_publishing() else [root / SCRATCH, root]
+
+
+def find_file(roots: list[Path], model: str, path: str) -> Path | None:
+    """A file of a model's small results, in the first of several folders that has it."""
+    paths = (root / "results" / "models" / model / path for root in roots)
+    return next((path for path in paths if path.exists()), None)
+
+
+def collect_results(roots: list[Path], params: Params) -> pd.DataFrame:
+    """results.csv: what was evaluated of the models to run, with the seeds that are asked for.
+
+    Args:
+        roots: what `list_roots` returned.
+        params: which models, variants and seeds.
+
+    Returns:
+        The columns of `study.records` and `TRAINED`; `list_missing` names what is not there. A
+        model without its base is left out, for there is nothing to compare it with.
 
     Raises:
-        FileNotFoundError: a variant has not been evaluated.
+        FileNotFoundError: no model has been evaluated.
     """
     parts = []
-    for model in params.running:
-        for variant in ("base", *params.variants_of(model)):
-            path = root / "results" / "models" / model / "evals" / f"{variant}.csv"
-            if not path.exists():
-                raise FileNotFoundError(f"{path} is missing; `make repro` evaluates {variant}")
-            parts.append(pd.read_csv(path, dtype={"removed": str}))
-    return pd.concat(parts, ignore_index=True)[COLUMNS].astype({"seed": "Int64"})
+    for model in params.run:
+        if find_file(roots, model, "evals/base.csv"):
+            names = _list_names(model, params)
+            parts += [_read_rows(roots, model, name, params) for name in names]
+    rows = [row for part in parts for row in part.to_dict("records")]
+    if not rows:
+        raise FileNotFoundError(
+            f"no model of {', '.join(params.run)} has been evaluated; `make repro` does, or "
+            "notebook 6 by hand"
+        )
+    return pd.DataFrame(rows)[[*COLUMNS, *TRAINED]].astype({"seed": "Int64"})
+
+
+def list_missing(results: pd.DataFrame, params: Params) -> list[str]:
+    """What is asked for and has not been evaluated: "model/variant", or some of its seeds."""
+    missing = []
+    for model in params.run:
+        for variant in _list_names(model, params):
+            rows = results[(results.model == model) & (results.variant == variant)]
+            lacking = sorted(set(params.seeds_of(variant)) - set(rows.seed.dropna()))
+            seeds = f" (seed {', '.join(map(str, lacking))})" if len(rows) else ""
+            if rows.empty or lacking:
+                missing.append(f"{model}/{variant}{seeds}")
+    return missing
+
+
+def list_models(results: pd.DataFrame, params: Params) -> list[str]:
+    """The models to run of which there are results, in the order of params.yaml."""
+    return [model for model in params.run if model in set(results.model)]
 
 
 def select_metric(
@@ -32,7 +78,7 @@ def select_metric(
     Args:
         results: results.csv.
         model: its name.
-        metric: its name; without one, the first, which models are selected by.
+        metric: its name; without one, the first, which states of tuning are selected by.
         int8: the rows in 8 bits, instead of all others.
     """
     part = results[results.model == model]
@@ -40,104 +86,105 @@ def select_metric(
     return part[(part.precision == "int8") == int8]
 
 
-def summarise(results: pd.DataFrame, phase: str = "tuned") -> pd.DataFrame:
+def read_metric(rows: pd.DataFrame) -> Metric:
+    """The metric of rows that all have the same one, from their columns."""
+    first = rows.iloc[0]
+    return Metric(first.metric, "" if pd.isna(first.unit) else first.unit, first.direction)
+
+
+def summarise(rows: pd.DataFrame, phase: str = "tuned") -> pd.DataFrame:
     """Mean, standard deviation and number of seeds of every variant in one phase.
 
     Args:
-        results: results.csv, one metric.
+        rows: of results.csv, one metric of one model.
         phase: "base", "merged" or "tuned".
 
     Returns:
-        One row per variant, indexed by it: mean, std (0 for one seed), seeds, and its labels.
+        One row per variant, indexed by it: mean, std (NaN for one value), seeds, and its labels.
     """
-    part = results[results.phase == phase]
-    grouped = part.groupby("variant", sort=False)
+    grouped = rows[rows.phase == phase].groupby("variant", sort=False)
     table = grouped.value.agg(["mean", "std", "count"]).rename(columns={"count": "seeds"})
-    table["std"] = table["std"].fillna(0.0)
-    labels = ["method", "removed", "window", "parameter_ratio", "bytes", "precision"]
-    return table.join(grouped[labels].first())
+    labels = ["method", "ratio", "removed", "kind", "layers", "parameter_ratio", "bytes"]
+    return table.join(grouped[[*labels, "precision"]].first())
 
 
-def uncompressed(part: pd.DataFrame) -> float:
-    """The uncompressed model's score on one metric, which everything is compared with.
+@dataclass(frozen=True)
+class Reference:
+    """The uncompressed model on one metric: what everything is compared with.
 
-    It is the untouched base; where adapters teach a new task (4-bit weights), the base tuned alike.
+    Attributes:
+        untuned: as it is; None where it was not evaluated.
+        tuned: after the same tuning as all variants, mean over seeds; None without such a variant.
+        taught: whether the untuned one was ever taught the task that the metric measures.
     """
-    if (part.precision == "nf4").any():
-        return float(summarise(part).loc["base-tuned", "mean"])
-    return float(summarise(part, "base").loc["base", "mean"])
+
+    untuned: float | None
+    tuned: float | None
+    taught: bool = True
+
+    @property
+    def value(self) -> float:
+        """The one to compare tuned variants with: tuned alike if there is one."""
+        return self.untuned if self.tuned is None else self.tuned
 
 
-def is_lower_better(metric: str) -> bool:
-    """Whether a smaller value is the better one."""
-    return metric.startswith("perplexity")
+def find_reference(rows: pd.DataFrame, model: str, params: Params) -> Reference:
+    """The uncompressed model among the rows of one metric of one model, not in 8 bits."""
+    untuned = rows[(rows.method == "base") & (rows.phase == "base")].value
+    tuned = summarise(rows[rows.method == "base"])["mean"]
+    return Reference(
+        float(untuned.iloc[0]) if len(untuned) else None,
+        float(tuned.iloc[0]) if len(tuned) else None,
+        params.model(model).downstream is None,
+    )
 
 
-def retained(value, base: float, metric: str):
-    """How much of the base's quality is left, in percent: value / base, or base / perplexity."""
-    return 100 * base / value if is_lower_better(metric) else 100 * value / base
+def measure_sizes(results: pd.DataFrame, model: str, params: Params) -> pd.DataFrame:
+    """The main variants of a model after tuning: bytes beside quality, in percent of the base's.
 
-
-def select_paper(paper: pd.DataFrame, model: str | None, table: int) -> pd.DataFrame:
-    """What one table of the paper says of one of its models; no rows if it says nothing."""
-    return paper[(paper.model == model) & (paper.table == table)]
-
-
-def paper_curve(paper: pd.DataFrame, name: str | None) -> pd.DataFrame | None:
-    """The paper's Table 10 of one of its models, in the form of `summarise`; None without one."""
-    part = select_paper(paper, name, 10)
-    if part.empty:
-        return None
-    methods = part.variant.str.split("-").str[0]
-    table = part.assign(method=methods, mean=part.value, std=0.0)
-    table.attrs["base"] = float(part[methods == "base"].value.iloc[0])  # GPT-2's is tuned alike
-    return table
-
-
-def collect_curves(folder: Path, model: str, params: Params) -> pd.DataFrame:
-    """The learning curves of a model's comparisons: variant, method, seed, step, …, metric."""
-    parts = []
-    for variant in params.experiments_of(model).comparisons:
-        for seed in params.seeds_of(model, variant):
-            curve = pd.read_csv(folder / "curves" / f"{variant}-{seed}.csv")
-            method = params.recipes[variant].method
-            parts.append(curve.assign(variant=variant, method=method, seed=seed))
-    curves = pd.concat(parts, ignore_index=True)
-    metric = next(c for c in curves if c not in ("step", "loss", "learning_rate"))
-    return curves[["variant", "method", "seed", "step", "loss", metric]]
-
-
-def base_while_tuning(curves: pd.DataFrame) -> float | None:
-    """The base model's score before its own tuning, in the precision of tuning (bfloat16, say)."""
-    start = curves[(curves.method == "base") & (curves.step == 0)]
-    return None if start.empty else float(start.iloc[0, -1])
-
-
-def read_windows(folder: Path) -> pd.DataFrame:
-    """windows.csv of a model; its last column is the metric."""
-    return pd.read_csv(folder / "windows.csv", dtype={"removed": str})
-
-
-def base_on_validation(folder: Path) -> float:
-    """The uncompressed model's score on the data that the windows were scored on."""
-    windows = read_windows(folder)
-    return float(windows[windows.method == "base"].iloc[0, -1])
-
-
-def sizes_and_quality(results: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Every variant of a model after tuning: its bytes and its quality, in percent of the base's.
+    Left out are variants that are tuned with one seed of several, and a base that was never taught
+    the task.
 
     Returns:
-        variant, method, precision, size, kept.
+        variant, method, removed, kind, int8, size (% of the base's bytes), kept and std (% of the
+        quality of `Reference.value`).
     """
+    mine = select_metric(results, model)
+    metric, reference = read_metric(mine), find_reference(mine, model, params)
+    whole = summarise(mine, "base").bytes.iloc[0]
     parts = []
     for int8 in (False, True):
-        part = select_metric(results, model, int8=int8)
-        parts += [summarise(part, phase) for phase in ("base", "tuned")]
-    mine = select_metric(results, model)
-    table = pd.concat(parts).rename_axis("variant").reset_index()
-    table["size"] = 100 * table.bytes / parts[0].loc["base", "bytes"]
-    table["kept"] = retained(table["mean"], uncompressed(mine), mine.metric.iloc[0])
-    if (mine.precision == "nf4").any():  # untouched, it was never taught the task
-        table = table[table.precision == "nf4"]
-    return table[["variant", "method", "precision", "size", "kept"]]
+        rows = select_metric(results, model, int8=int8)
+        rows = rows.assign(kept=metric.retained(rows.value, reference.value))
+        rows = rows[rows.phase.isin(["base", "tuned"] if reference.taught else ["tuned"])]
+        parts.append(rows.assign(int8=int8, size=100 * rows.bytes / whole))
+    rows = pd.concat(parts)
+    rows = rows[rows.variant.isin(params.compared(model)) | (rows.phase == "base")]
+    keys = ["variant", "method", "removed", "kind", "int8", "size"]
+    table = rows.groupby(keys, sort=False, dropna=False).kept.agg(kept="mean", std="std")
+    return table.reset_index()
+
+
+def _list_names(model: str, params: Params) -> list[str]:
+    return list(dict.fromkeys(("base", *params.variants_of(model))))
+
+
+def _read_rows(roots: list[Path], model: str, variant: str, params: Params) -> pd.DataFrame:
+    """A variant's rows without the seeds that are not asked for; none if it was not evaluated."""
+    path = find_file(roots, model, f"evals/{variant}.csv")
+    if path is None:
+        return pd.DataFrame(columns=[*COLUMNS, *TRAINED])
+    rows = pd.read_csv(path)[COLUMNS].astype({"seed": "Int64"})
+    rows = rows[rows.seed.isna() | rows.seed.isin(params.seeds_of(variant))]
+    trainings = [_find_training(roots, model, variant, seed) for seed in rows.seed]
+    return rows.assign(**{name: [t[name] for t in trainings] for name in TRAINED})
+
+
+def _find_training(roots: list[Path], model: str, variant: str, seed: int | None) -> dict:
+    """How the weights behind a row were trained: by a tuning with a seed, or else as the base."""
+    curve = "base.csv" if pd.isna(seed) else f"curves/{variant}-{seed}.csv"
+    path = find_file(roots, model, curve)
+    if path is None:
+        return dict.fromkeys(TRAINED)
+    first = pd.read_csv(path, nrows=1).iloc[0]
+    return {"trained_in": first.get("precision"), "hardware": first.get("hardware")}

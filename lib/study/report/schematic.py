@@ -13,17 +13,18 @@ INK, PALE, SHARED = "#333333", "#f2f2f2", "#dbe9f4"
 
 def draw_method() -> Figure:
     """Five panels, from the window that is selected to the model that is tuned."""
-    figure, axes = plt.subplots(1, 5, figsize=(11, 3.5), width_ratios=[1.1, 1.5, 1.5, 1.1, 1.1])
+    figure, axes = plt.subplots(1, 5, figsize=(8, 3.1), width_ratios=[1.2, 1.5, 1.5, 1.3, 1.1])
     titles = ["1 select", "2 collect features", "3 align, average", "4 tie", "5 heal"]
     notes = [
-        "a window of k adjacent\nFF sublayers",
-        "one forward pass; one colour:\nneurons that fire alike",
-        "permute to the anchor's\norder, take the mean",
-        "one FF sublayer in k places:\nk − 1 are gone",
+        "a window of\nk adjacent\nFF sublayers",
+        "one forward pass;\none colour: neurons\nthat fire alike",
+        "permute to the\nanchor's order,\ntake the mean",
+        "one FF sublayer\nin k places:\nk − 1 are gone",
         "short recovery\nfine-tuning",
     ]
     for ax, title, note in zip(axes, titles, notes, strict=True):
-        ax.set(xlim=(0, 10), ylim=(0, 10), title=title)
+        ax.set(xlim=(0, 10), ylim=(0, 10))
+        ax.set_title(title, fontweight="bold")
         ax.axis("off")
         ax.text(5, -0.4, note, ha="center", va="top", fontsize=8, color=INK)
     _draw_layers(axes[0], [None, 0, 1, 2, None])

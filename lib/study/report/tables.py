@@ -1,82 +1,87 @@
-"""Every table of the paper beside ours, from results.csv and paper.csv; no number is typed."""
+"""The tables of results beside the paper's, from results.csv and paper.csv; no number is typed.
 
-from pathlib import Path
+Each has one row for everything that was evaluated; what was not is left out.
+"""
 
 import pandas as pd
 
 from study.config import Params
+from study.report.choices import find_variant, list_anchors, list_windows
+from study.report.paper import find_loss, print_theirs, select_paper
 from study.report.results import (
-    is_lower_better,
-    retained,
+    find_reference,
+    list_models,
+    read_metric,
     select_metric,
-    select_paper,
     summarise,
-    uncompressed,
 )
 
-HYPERPARAMETERS = {"GPT-2": 5, "ViT": 6, "OPUS-MT": 7, "OLMo-7B": 8}  # the paper's table numbers
+LARGEST = 10  # rows of the README's table
 
 
 def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     """Table 10: results before and after tuning at every count removed, the paper's beside ours."""
     rows = []
-    for model in params.running:
-        part, entry = select_metric(results, model), params.models[model]
+    for model in list_models(results, params):
+        part = select_metric(results, model)
+        metric, reference = read_metric(part), find_reference(part, model, params)
         tuned, merged, base = (summarise(part, phase) for phase in ("tuned", "merged", "base"))
-        metric, layers = part.metric.iloc[0], sum(entry.layers.values())
-        theirs = select_paper(paper, entry.paper, 10).set_index("variant")
-        for variant in ("base", *params.experiments_of(model).comparisons):
-            row = (base if variant == "base" else tuned).loc[variant]
-            untuned = _number(base, "base") if row.method == "base" else _number(merged, variant)
-            kept = retained(row["mean"], uncompressed(part), metric)
+        theirs = select_paper(paper, params.model(model).paper, 10)
+        for variant in dict.fromkeys(("base", *params.compared(model))):
+            table = base if variant == "base" else tuned
+            if variant not in table.index:
+                continue
+            row = table.loc[variant]
             rows.append(
                 {
                     "Model": model,
                     "Variant": variant,
                     "Window": _window(row),
-                    "Removed": f"{row.removed}/{layers}",
+                    "Removed": count_removed(row, params, model),
                     "Parameters removed (%)": f"{100 * (1 - row.parameter_ratio):.1f}",
-                    "Metric": metric,
-                    "Before tuning": untuned,
+                    "Metric": metric.label,
+                    "Before tuning": _number(
+                        base if row.method == "base" else merged, variant, base
+                    ),
                     "After tuning": "–" if variant == "base" else spread(row),
-                    "Of base (%)": f"{kept:.1f}",
-                    "Paper": _theirs(theirs, variant, 2 if is_lower_better(metric) else 1),
+                    "Of the base (%)": _share(metric, row, reference.untuned, reference.taught),
+                    "Of the base tuned alike (%)": _share(metric, row, reference.tuned),
+                    "Paper": print_theirs(theirs, variant),
                 }
             )
     return pd.DataFrame(rows)
 
 
-def table_ablation(
-    results: pd.DataFrame,
-    paper: pd.DataFrame,
-    params: Params,
-    number: int,
-    names: dict[str, str],
-) -> pd.DataFrame:
-    """Tables 1 and 2: other windows, other anchors, at 1/3 removed, after tuning.
+def table_windows(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Table 1: the best window and random ones, a third removed."""
+    return _compare_variants(results, paper, params, 1, list_windows)
 
-    Args:
-        number: of the paper's table.
-        names: variant to what the table calls it.
-    """
+
+def table_anchors(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Table 2: the first, the middle and the last sublayer as anchor, a third removed."""
+    return _compare_variants(results, paper, params, 2, list_anchors)
+
+
+def _compare_variants(
+    results: pd.DataFrame, paper: pd.DataFrame, params: Params, number: int, list_names
+) -> pd.DataFrame:
     rows = []
-    for model in params.running:
-        part, entry = select_metric(results, model), params.models[model]
+    for model in list_models(results, params):
+        part = select_metric(results, model)
         tuned, merged = summarise(part), summarise(part, "merged")
-        theirs = select_paper(paper, entry.paper, number).set_index("variant")
-        for variant, name in names.items():
-            if variant not in tuned.index:  # not among the variants to run
-                continue
+        names = {v: n for v, n in list_names(params, model, "third").items() if v in tuned.index}
+        theirs = select_paper(paper, params.model(model).paper, number)
+        for variant, name in names.items() if len(names) > 1 else ():  # one has no other
             rows.append(
                 {
                     "Model": model,
                     "": name,
-                    "Window": tuned.loc[variant, "window"],
-                    "Metric": part.metric.iloc[0],
+                    "Window": _window(tuned.loc[variant]),
+                    "Metric": read_metric(part).label,
                     "Before tuning": _number(merged, variant),
                     "After tuning": spread(tuned.loc[variant]),
                     "Seeds": int(tuned.loc[variant, "seeds"]),
-                    "Paper": _theirs(theirs, variant),
+                    "Paper": print_theirs(theirs, variant),
                 }
             )
     return pd.DataFrame(rows)
@@ -85,105 +90,88 @@ def table_ablation(
 def table_int8(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     """Table 3, and the head-to-head: int8 alone, merging alone, both; sizes are total bytes."""
     rows = []
-    names = {"base": "uncompressed", "permute-third": "merge"}
-    for model in params.run:
-        theirs = select_paper(paper, params.models[model].paper, 3)
-        whole = summarise(select_metric(results, model), "base").loc["base", "bytes"]
-        for variant, name in names.items():
+    for model in list_models(results, params):
+        if select_metric(results, model, int8=True).empty:
+            continue
+        theirs = select_paper(paper, params.model(model).paper, 3)
+        whole = summarise(select_metric(results, model), "base").bytes.iloc[0]
+        merge = find_variant(params, model, "permute", "third")
+        for variant, name in (("base", "uncompressed"), (merge, "merge")):
             for int8 in (False, True):
                 part = select_metric(results, model, int8=int8)
-                row = summarise(part, "base" if variant == "base" else "tuned").loc[variant]
-                said = theirs[theirs.variant == variant + "-int8" * int8].set_index("metric")
+                table = summarise(part, "base" if variant == "base" else "tuned")
+                if variant not in table.index:
+                    continue
+                row, said = table.loc[variant], theirs[theirs.int8 == int8]
+                said = said[said.variant == variant]
+                metric = read_metric(part)
                 rows.append(
                     {
                         "Model": model,
                         "": name + " + int8" * int8,
-                        "Metric": part.metric.iloc[0],
+                        "Metric": metric.label,
                         "Performance": spread(row),
                         "Bytes": f"{int(row.bytes):,}",
-                        "Compression (%)": f"{100 * row.bytes / whole:.0f}",
-                        "Paper: performance": _theirs(said, part.metric.iloc[0]),
-                        "Paper: compression (%)": _theirs(said, "compression", 0),
+                        "Size remaining (%)": f"{100 * row.bytes / whole:.1f}",
+                        "Paper: performance": print_theirs(said, metric.name, "metric"),
+                        "Paper: size remaining (%)": print_theirs(said, "compression", "metric"),
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def table_qlora(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Table 4: summaries after QLoRA, with the slots that are right and a baseline of no model."""
+def table_adapters(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Table 4: models tuned through adapters, by all metrics of the task that they learn."""
     rows = []
-    for model in params.qlora.run:
-        part = results[(results.model == model) & ~results.metric.str.startswith("notes")]
-        theirs = select_paper(paper, params.models[model].paper, 4)
-        order = {"first words": "first words", "base": "base, not tuned"}
-        wanted = [(phase, "base", name) for phase, name in order.items()]
-        comparisons = params.qlora.comparisons
-        wanted += [("tuned", variant, variant) for variant in comparisons]
+    for model in list_models(results, params):
+        if params.model(model).finetune.adapters is None:
+            continue
+        part = results[(results.model == model) & (results.precision != "int8")]
+        part = part[~part.metric.isin(_list_notes(part).metric)]
+        theirs = select_paper(paper, params.model(model).paper, 4)
+        wanted = [(phase, "base", name) for phase, name in _UNTUNED.items()]
+        wanted += [("tuned", v, v) for v in params.compared(model) if v != "base"]
         for phase, variant, name in wanted:
             mine = part[(part.phase == phase) & (part.variant == variant)]
-            scores = {
-                metric: spread(summarise(mine[mine.metric == metric], phase).loc[variant])
-                for metric in mine.metric.unique()
-            }
-            first = mine.iloc[0]
-            removed = f"{100 * (1 - first.parameter_ratio):.1f}"
-            said = theirs[theirs.variant == (variant if phase == "tuned" else None)]
-            rows.append(
-                {
-                    "Model": model,
-                    "": name,
-                    "Window": _window(first),
-                    "Parameters removed (%)": "–" if phase == "first words" else removed,
-                }
-                | scores
-                | {
-                    f"Paper: {metric}": _theirs(said.set_index("metric"), metric, 2)
-                    for metric in theirs.metric.unique()
-                }
-            )
-    return pd.DataFrame(rows)
+            if mine.empty:
+                continue
+            said = theirs[theirs.variant == variant] if phase == "tuned" else theirs.iloc[:0]
+            rows.append(_describe_adapted(mine, phase, {"Model": model, "": name}, said, theirs))
+    return pd.DataFrame(rows).fillna("–")
+
+
+_UNTUNED = {"first words": "first words, no model", "base": "base, not tuned"}
+
+
+def _describe_adapted(
+    mine: pd.DataFrame, phase: str, names: dict, said: pd.DataFrame, theirs: pd.DataFrame
+) -> dict:
+    first = mine.iloc[0]
+    removed = f"{100 * (1 - first.parameter_ratio):.1f}"
+    row = names | {"Window": _window(first)}
+    row["Parameters removed (%)"] = "–" if phase == "first words" else removed
+    for _, rows in mine.groupby("metric", sort=False):
+        row[read_metric(rows).label] = spread(summarise(rows, phase).iloc[0])
+    for metric in theirs.metric.unique():
+        row[f"Paper: {metric}"] = print_theirs(said, metric, "metric")
+    return row
 
 
 def table_copying(results: pd.DataFrame) -> pd.DataFrame:
     """What the base of a summariser can already copy: notes exactly right, slot by slot."""
-    notes = results[results.metric.str.startswith("notes")]
-    wide = notes.assign(slot=notes.metric.str.removeprefix("notes: "))
-    wide = wide.pivot(index="model", columns="slot", values="value").round(1)
+    notes = _list_notes(results)
+    if notes.empty:
+        return notes
+    wide = notes.pivot(index="model", columns="metric", values="value").round(1)
     return wide.rename_axis(index="Model", columns=None).reset_index()
 
 
-def table_hyperparameters(params: Params, name: str) -> pd.DataFrame:
-    """Tables 5-8: the fine-tuning recipes of one of the paper's models, at both scales.
-
-    Args:
-        name: the paper's model, such as "GPT-2".
-    """
-    models = [model for model, entry in params.models.items() if entry.paper == name]
-    recipes = {}
-    for model in models:
-        recipe = params.models[model].finetune.model_dump(exclude_none=True)
-        adapters = {f"adapter {key}": value for key, value in recipe.pop("adapters", {}).items()}
-        recipes[model] = {key.replace("_", " "): value for key, value in recipe.items()} | adapters
-    table = pd.DataFrame(recipes, dtype=object).fillna("–")
-    return table.rename_axis("Hyperparameter").reset_index()
-
-
-def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Table 9: examples per split, ours and the paper's.
-
-    The paper prints ImageNet's training set as 12,281,167; it has 1,281,167.
-    """
-    rows = []
-    for model in params.running:
-        entry = params.models[model]
-        for use in dict.fromkeys((entry.data.path, entry.recovery.data.path)):
-            counts = params.corpora.get(use.removeprefix("data/"), {})
-            rows.append({"Model": model, "Data": use} | _counts(counts))
-        theirs = select_paper(paper, entry.paper, 9)
-        if len(theirs):
-            counts = dict(zip(theirs.metric, theirs.value.astype(int), strict=True))
-            rows.append({"Model": entry.paper, "Data": theirs.variant.iloc[0]} | _counts(counts))
-    return pd.DataFrame(rows)
+def _list_notes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of metrics that only the base has: what it can do before it learns a task."""
+    keys = ["model", "metric"]
+    others = rows[rows.phase != "base"]
+    learnt = pd.MultiIndex.from_frame(rows[keys]).isin(pd.MultiIndex.from_frame(others[keys]))
+    return rows[~learnt & rows.model.isin(others.model)]
 
 
 def table_second_metric(
@@ -196,61 +184,78 @@ def table_second_metric(
         number: of the paper's table to put beside it, which may have another metric.
     """
     rows = []
-    for model in (m for m in params.run if metric in set(results[results.model == m].metric)):
-        theirs = select_paper(paper, params.models[model].paper, number).set_index("variant")
-        other = theirs.metric.iloc[0] if len(theirs) else ""
-        digits = 2 if is_lower_better(other) else 1
+    models = set(results[results.metric == metric].model)
+    for model in (m for m in list_models(results, params) if m in models):
+        theirs = select_paper(paper, params.model(model).paper, number)
+        other = theirs.metric.iloc[0] if len(theirs) else "–"
         for int8 in (False, True):
-            part = select_metric(results, model, metric, int8)
+            part, said = select_metric(results, model, metric, int8), theirs[theirs.int8 == int8]
             table = pd.concat([summarise(part, phase) for phase in ("base", "tuned")])
             for variant, row in table.iterrows():
-                name = variant + "-int8" * int8
                 rows.append(
                     {
                         "Model": model,
-                        "Variant": name,
+                        "Variant": variant + ", int8" * int8,
                         "Window": _window(row),
                         metric: spread(row),
-                        "Paper: window": _window(theirs.loc[name]) if name in theirs.index else "–",
-                        f"Paper: {other}": _theirs(theirs, name, digits),
+                        "Paper: window": print_window(said, variant),
+                        f"Paper: {other}": print_theirs(said, variant),
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def table_overview(full: pd.DataFrame) -> pd.DataFrame:
+def table_overview(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     """The README's table: what is left after a third and a half of the FF sublayers are merged."""
-    wanted = ["base", "base-tuned"]
-    wanted += [
-        f"{method}-{ratio}" for ratio in ("third", "half") for method in ("vanilla", "permute")
-    ]
-    drops = [variant for variant in full.Variant.unique() if variant.startswith("drop")]
-    return full[full.Variant.isin([*wanted, *drops])].drop(columns="Window")
+    rows = []
+    for ratio in ("third", "half"):
+        for model in list_models(results, params):
+            part = select_metric(results, model)
+            tuned, merge = summarise(part), find_variant(params, model, "permute", ratio)
+            reference, metric = find_reference(part, model, params), read_metric(part)
+            if merge not in tuned.index:
+                continue
+            row, stands_for = tuned.loc[merge], params.model(model).paper
+            loss = find_loss(paper, stands_for, ratio, metric)
+            rows.append(
+                {
+                    "Model": model,
+                    "Removed": count_removed(row, params, model),
+                    "Parameters saved": f"{100 * (1 - row.parameter_ratio):.0f} %",
+                    "Metric": metric.label,
+                    "Uncompressed, tuned alike": f"{reference.value:.2f}",
+                    "Merged": spread(row),
+                    "Kept": _share(metric, row, reference.value) + " %",
+                    "The paper's model keeps": _kept(metric, loss, stands_for),
+                    "Layers dropped instead": _describe_drop(part, params, model, row),
+                }
+            )
+    order = {model: i for i, model in enumerate(params.run)}
+    rows = rows[:LARGEST]  # of more models, a third first
+    return pd.DataFrame(sorted(rows, key=lambda row: order[row["Model"]]))
 
 
-def write_table(table: pd.DataFrame, folder: Path, name: str, title: str, notes: str = "") -> str:
-    """Write a table as CSV and as Markdown, with its title and footnotes.
-
-    Returns:
-        The Markdown.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False)
-    body = table.to_markdown(index=False, disable_numparse=True)
-    text = f"**{title}**\n\n{body}\n" + (f"\n{notes}\n" if notes else "")
-    (folder / f"{name}.md").write_text(text)
-    return text
+def _kept(metric, loss: tuple[float, float] | None, name: str | None) -> str:
+    if loss is None:
+        return "–"
+    return f"{metric.retained(loss[1], loss[0]):.1f} % ({name})"
 
 
-def write_page(parts: list[str], folder: Path) -> None:
-    """Write README.md, the page that shows every figure and table.
+def _describe_drop(part: pd.DataFrame, params: Params, model: str, merge: pd.Series) -> str:
+    """The layer drop that is nearest in size to a merge: its score, and what it saves."""
+    tuned = summarise(part)
+    drops = tuned[tuned.index.isin(params.variants_by(model, "drop"))]
+    if drops.empty:
+        return "–"
+    row = drops.loc[(drops.parameter_ratio - merge.parameter_ratio).abs().idxmin()]
+    return f"{spread(row)} (saves {100 * (1 - row.parameter_ratio):.0f} %)"
 
-    Args:
-        parts: Markdown, in reading order: headings, and what write_table and save_figure returned.
-        folder: that the figures and tables are in.
-    """
-    opening = "# Figures and tables\n\nGenerated by `notebooks/7_figures.ipynb`; do not edit.\n"
-    (folder / "README.md").write_text("\n".join([opening, *parts]))
+
+def count_removed(row: pd.Series, params: Params, model: str) -> str:
+    """How much went, of how much: "4 of 12 FFs", "2 of 12 layers"."""
+    layers = sum(params.model(model).layers.values())
+    kind = "layers" if row.kind == "layers" else "FFs"
+    return f"{row.removed} of {layers} {kind}"
 
 
 def spread(row: pd.Series) -> str:
@@ -258,20 +263,22 @@ def spread(row: pd.Series) -> str:
     return f"{row['mean']:.2f} ± {row['std']:.2f}" if row.seeds > 1 else f"{row['mean']:.2f}"
 
 
+def print_window(theirs: pd.DataFrame, variant: str) -> str:
+    """The paper's window of a variant; a dash without one."""
+    found = theirs[theirs.variant == variant].layers.dropna()
+    return found.iloc[0] if len(found) else "–"
+
+
 def _window(row: pd.Series) -> str:
-    return row.window if isinstance(row.window, str) else "–"
+    return row.layers if isinstance(row.layers, str) else "–"
 
 
-def _number(table: pd.DataFrame, variant: str) -> str:
-    return f"{table.loc[variant, 'mean']:.2f}" if variant in table.index else "–"
+def _number(table: pd.DataFrame, variant: str, base: pd.DataFrame | None = None) -> str:
+    """A variant's mean; of the base tuned alike, where it starts: the base."""
+    if variant in table.index:
+        return f"{table.loc[variant, 'mean']:.2f}"
+    return f"{base['mean'].iloc[0]:.2f}" if base is table and len(table) else "–"
 
 
-def _theirs(table: pd.DataFrame, key: str, digits: int = 1) -> str:
-    return f"{table.loc[key, 'value']:.{digits}f}" if key in table.index else "–"
-
-
-def _counts(counts: dict) -> dict:
-    return {
-        split.capitalize(): f"{counts[split]:,}" if split in counts else "–"
-        for split in ("train", "validation", "test")
-    }
+def _share(metric, row: pd.Series, base: float | None, taught: bool = True) -> str:
+    return "–" if base is None or not taught else f"{metric.retained(row['mean'], base):.1f}"

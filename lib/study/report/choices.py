@@ -1,0 +1,52 @@
+"""Which variants of params.yaml play which part in the paper's comparisons."""
+
+from study.config import Params
+from study.sections import Recipe
+
+PAPER = ("vanilla", "permute", "drop")  # what the paper compares; other methods are beyond it
+MERGES = ("vanilla", "permute")
+
+
+def list_ratios(params: Params, model: str) -> list[str]:
+    """The ratios at which FF sublayers go from a model, the smallest first."""
+    removed = params.model(model).removed
+    return sorted(removed, key=removed.get)
+
+
+def find_variant(params: Params, model: str, method: str, ratio: str | None) -> str | None:
+    """A method's main variant at one ratio: the best window, its first sublayer as anchor."""
+    for name in params.variants_of(model):
+        recipe = params.recipe(name)
+        if (recipe.method, recipe.ratio) == (method, ratio) and _is_plain(recipe):
+            return name
+    return None
+
+
+def list_windows(params: Params, model: str, ratio: str) -> dict[str, str]:
+    """The variants of Table 1 at one ratio and their names there: the best window, random ones."""
+    best = find_variant(params, model, "permute", ratio)
+    names = {} if best is None else {best: "best before tuning"}
+    for name in _list_permuted(params, model, ratio):
+        if place := params.recipe(name).random_window:
+            names[name] = f"random {place}"
+    return names
+
+
+def list_anchors(params: Params, model: str, ratio: str) -> dict[str, str]:
+    """The variants of Table 2 at one ratio: the best window with each of its anchors."""
+    names = _list_permuted(params, model, ratio)
+    recipes = {name: params.recipe(name) for name in names}
+    return {
+        name: recipe.anchor
+        for name, recipe in recipes.items()
+        if not (recipe.window or recipe.random_window)
+    }
+
+
+def _list_permuted(params: Params, model: str, ratio: str) -> list[str]:
+    permuted = params.variants_by(model, "permute")
+    return [name for name in permuted if params.recipe(name).ratio == ratio]
+
+
+def _is_plain(recipe: Recipe) -> bool:
+    return recipe.anchor == "first" and not (recipe.window or recipe.random_window)

@@ -1,0 +1,45 @@
+"""The footnotes of figures and tables: what is shown, in which unit, with which spread."""
+
+REMOVED = "Test split, after tuning; bars: one standard deviation over seeds, where they show."
+REDUCTION = "Test split; bars: one standard deviation over seeds, where they show."
+WINDOWS = "Validation split, before tuning; a number with an arrow lies beyond the axis."
+LIKENESS = "Validation split; an encoder and a decoder see different tokens and are not compared."
+CURVES = "Validation split, in the precision of tuning; band: one standard deviation over seeds."
+PARETO = (
+    "Test split, after tuning, in percent of the base tuned alike; bars: one standard "
+    "deviation over seeds. Hollow: in 8 bits; models with adapters are in 4. Ringed: no "
+    "smaller model keeps as much, by its mean. An arrow marks what keeps less than the axis "
+    "shows. Variants that are tuned with one seed (Tables 1 and 2) are left out."
+)
+HELPED = "Median gain: in the metric's unit, + is better. With all but one merged: a single window."
+CLAIMS = (
+    "Percentages are of the quality of the base tuned alike; ±: half of the 95 % interval "
+    "over seeds (t distribution; Welch's, where two are compared). A claim holds, or does "
+    "not, where the interval lies on one side of its bound; one seed decides nothing, and of "
+    "twenty verdicts one may be wrong by chance. Bounds that are ours say so. Each row says "
+    "which model is larger; if the better one is larger by more than 2 points of the "
+    "parameters, its size may be why: undecided. Windows: an exact sign test, though windows "
+    "overlap. The paper's losses are those of Tables 10 and 4: of GPT-2 and OLMo against a "
+    "base tuned alike, of the other two against an untuned one."
+)
+RANDOM = "Random windows are numbered as drawn, ours and the paper's each."
+INT8 = (
+    "Size remaining: bytes of all weights, of the uncompressed model's in 32 bits. Ours count"
+    " the scales (4 bytes for each row of an 8-bit weight), which weigh the more, the "
+    "narrower a model is; embeddings stay in 32 bits. The paper's release prints "
+    "`get_memory_footprint()`, which sums parameters and buffers: scales are neither, so its "
+    "percentages leave them out. At its widths they add a tenth of a point (ViT-B: 67,584 "
+    "rows, 0.27 of 346 MB), which 20 % does not show."
+)
+ADAPTERS = "Adapters stand beside all linear layers, over weights in NF4, doubly quantized."
+DATA = "The paper prints 12,281,167 training images for ImageNet-1k; the data set has 1,281,167."
+FULL = (
+    "Removed: FF sublayers, or whole layers. Paper: the same share of the paper's own model. "
+    "Where it says that 11 of OPUS-MT's 12 are removed, it is 10: each stack keeps one. A "
+    "base that was never taught the task is no measure of it (–)."
+)
+COMET = "The paper's metric is COMET; `models/MODEL/answers` holds the texts to compute it on."
+OVERVIEW = (
+    "Tuned alike: the same short training as the merged model's. Kept: of that model's quality. "
+    "Removed sublayers are not missing: they share one FF with their neighbours."
+)

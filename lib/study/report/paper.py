@@ -1,0 +1,93 @@
+"""The paper's own numbers, beside which ours are shown."""
+
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from study.metrics import Metric
+from study.report.choices import MERGES
+
+_RATIOS = ("third", "half", "most")
+# The paper's variants, under the names that params.yaml gives to ours: method, ratio.
+_VARIANTS = (
+    {name: ("base", None) for name in ("base", "base-tuned")}
+    | {f"{method}-{ratio}": (method, ratio) for method, ratio in product(MERGES, _RATIOS)}
+    | {"drop-third": ("drop", "third")}
+)
+_INT8 = {f"{name}-int8": name for name in _VARIANTS}
+
+
+def read_paper(path: Path) -> pd.DataFrame:
+    """Read paper.csv.
+
+    Returns:
+        table, model, metric, variant (of params.yaml), method, ratio, int8, removed (FF sublayers),
+        layers, value, and the same as printed.
+    """
+    raw = pd.read_csv(path, dtype=str)
+    variant = raw.variant.map(lambda name: _INT8.get(name, name))
+    labels = [_VARIANTS.get(name, (None, None)) for name in variant]
+    return pd.DataFrame(
+        {
+            "table": raw.table.astype(int),
+            "model": raw.model,
+            "metric": raw.metric,
+            "variant": variant,
+            "method": [method for method, _ in labels],
+            "ratio": [ratio for _, ratio in labels],
+            "int8": raw.variant.isin(_INT8),
+            "removed": pd.to_numeric(raw.removed, errors="coerce"),  # whole layers are no FFs
+            "layers": raw.window,
+            "value": raw.value.astype(float),
+            "printed": raw.value,
+        }
+    )
+
+
+def select_paper(paper: pd.DataFrame, model: str | None, table: int) -> pd.DataFrame:
+    """What one table of the paper says of one of its models; no rows if it says nothing."""
+    return paper[(paper.model == model) & (paper.table == table)]
+
+
+def print_theirs(rows: pd.DataFrame, key: str, column: str = "variant") -> str:
+    """The paper's number of one variant (or metric), as it prints it; a dash without one."""
+    found = rows[rows[column] == key].printed
+    return found.iloc[0] if len(found) else "–"
+
+
+def trace_paper(paper: pd.DataFrame, model: str | None) -> tuple[pd.DataFrame, float] | None:
+    """The paper's Table 10 of one of its models, in the form of `summarise`, and its base.
+
+    Its GPT-2 is tuned alike, the other two bases are not. None where Table 10 has no such model.
+    """
+    rows = select_paper(paper, model, 10)
+    bases = rows[rows.method == "base"].value
+    if bases.empty:
+        return None
+    table = rows.assign(mean=rows.value, std=float("nan"), kind="FF sublayers")
+    return table, float(bases.iloc[0])
+
+
+def find_loss(
+    paper: pd.DataFrame, model: str | None, ratio: str, metric: Metric
+) -> tuple[float, float] | None:
+    """The scores of one of the paper's models, uncompressed and with permuted FFs merged.
+
+    Args:
+        paper: what `read_paper` returned.
+        model: the paper's name of it.
+        ratio: how much is merged.
+        metric: ours; where the paper gives another one, there is nothing to compare.
+
+    Returns:
+        (uncompressed, merged), from Table 10 or else Table 4; None where neither has both.
+    """
+    for number in (10, 4):
+        rows = select_paper(paper, model, number)
+        rows = rows[rows.metric == metric.name]
+        base = rows[rows.method == "base"].value
+        merged = rows[(rows.method == "permute") & (rows.ratio == ratio)].value
+        if len(base) and len(merged):
+            return float(base.iloc[0]), float(merged.iloc[0])
+    return None

@@ -1,0 +1,157 @@
+"""One style for everything that is drawn: colours, widths, references, scales, labels."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from ffmerge.methods import Look, describe_method
+from study.metrics import Metric
+from study.report.results import Reference
+
+# Methods bring their own look: Okabe and Ito's colours, which colour-blind readers can tell apart;
+# markers differ as well.
+BASE: Look = {"label": "uncompressed", "color": "#555555", "marker": "D"}
+TUNED = "uncompressed, tuned alike"
+HALO = withStroke(linewidth=2.5, foreground="white")  # no line runs through a label
+WIDTH = 8.0  # inches; pages show a figure at 100 pixels an inch, so that 8 pt are legible
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "font.family": "DejaVu Sans",
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "ffmerge",
+    "svg.fonttype": "none",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+}
+
+
+def use_style() -> None:
+    """Set the one style for everything that is drawn from now on."""
+    plt.rcParams.update(STYLE)
+
+
+def find_look(method: str) -> Look:
+    """Label, colour and marker of a method, as its own file says; of the base, ours."""
+    return BASE if method == "base" else describe_method(method).look
+
+
+def make_panels(n: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A row of panels, a third or half of a page wide each: a lone one is not stretched."""
+    width = WIDTH if n > 1 else WIDTH / 2
+    figure, axes = plt.subplots(1, n, figsize=(width, height), squeeze=False)
+    return figure, list(axes.flat)
+
+
+def finish(figure: Figure, axes: list[Axes], name: str = "") -> Figure:
+    """The model's name above all panels, one legend below; scales are named where they differ."""
+    if name:
+        figure.suptitle(name, x=0.005, ha="left", fontsize=10, fontweight="bold")
+    scales = {"log": "log scale", "linear": "linear scale"}
+    if any(ax.get_yscale() == "log" for ax in axes):
+        for ax in axes:
+            ax.set_ylabel(f"{ax.get_ylabel()}\n{scales[ax.get_yscale()]}")
+    found = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        columns = min(len(found), max(1, int(figure.get_figwidth() / 1.9)))
+        figure.legend(found.values(), found, loc="outside lower center", ncols=columns)
+    return figure
+
+
+def draw_references(ax: Axes, reference: Reference, tuned: bool = True) -> None:
+    """The uncompressed model, dashed, and tuned alike, dotted: each where it can be seen.
+
+    Args:
+        ax: with everything else on it.
+        reference: one of the two may be missing.
+        tuned: whether the other states are tuned, so that the tuned one may be compared with them.
+    """
+    if tuned and reference.tuned is not None:
+        _draw_across(ax, reference.tuned, TUNED, ":")
+    if reference.untuned is None:
+        return
+    if tuned and not reference.taught:  # far away: it was never taught the task
+        label = f"{BASE['label']}: {reference.untuned:.1f}, off the axis"
+        ax.plot([], [], "--", color=BASE["color"], label=label)
+    else:
+        _draw_across(ax, reference.untuned, BASE["label"], "--")
+
+
+def scale_axis(ax: Axes, values: pd.Series, base: float) -> None:
+    """Make the y axis logarithmic where a ruined model would hide the rest."""
+    if values.max() > 5 * base:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def find_range(values: pd.Series, metric: Metric) -> tuple[float, float]:
+    """The range to show, without a few bad values (a quarter at most) that would hide the rest.
+
+    They are left out where the others then span less than a third of what all span.
+    """
+    worst_first = values.sort_values(ascending=metric.higher_is_better)
+    whole = values.max() - values.min()
+    for n in range(len(values) // 4 + 1):
+        rest = worst_first.iloc[n:]
+        if n == 0 or rest.max() - rest.min() < whole / 3:
+            shown = rest
+            if n:
+                break
+    return float(shown.min()), float(shown.max())
+
+
+def write_beside(ax: Axes, text: str, at: tuple[float, float], color: str, **kwargs) -> None:
+    """A direct label at some points from a place in data, in the colour of what it names."""
+    defaults = {"xytext": (7, 0), "textcoords": "offset points", "fontsize": 8.5, "va": "center"}
+    ax.annotate(text, at, color=color, path_effects=[HALO], **(defaults | kwargs))
+
+
+def print_removed(removed: int, kind: str) -> str:
+    """What went, in short: "4 FFs", "2 layers"."""
+    return f"{removed} {'layers' if kind == 'layers' else 'FFs'}"
+
+
+def draw_points(ax: Axes, x, y, std, method: str, line: str = "-", **kwargs) -> None:
+    """A method's means, with bars of one standard deviation where there are several seeds."""
+    look = find_look(method)
+    x, y, std = (np.asarray(values, float) for values in (x, y, std))
+    settings = {"marker": look["marker"], "ms": 5.5, "lw": 1.6, "label": look["label"]}
+    ax.plot(x, y, ls=line, color=look["color"], **(settings | kwargs))
+    some = np.isfinite(std)
+    if some.any():  # below the markers: what is shorter than one is no stray line across it
+        ax.errorbar(
+            x[some],
+            y[some],
+            std[some],
+            fmt="none",
+            color=look["color"],
+            capsize=2,
+            lw=1.2,
+            zorder=1,
+        )
+
+
+def _draw_across(ax: Axes, value: float, label: str, line: str) -> None:
+    ax.axhline(value, color=BASE["color"], ls=line, lw=1.4, zorder=1, label=label)
+    ax.update_datalim([(0, value)], updatex=False)  # or the axis leaves no room for it
+    ax.autoscale_view(scalex=False)
