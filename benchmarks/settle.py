@@ -16,7 +16,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 
 from workflow import lockfile
 from workflow.graph import open_pipeline
-from workflow.repro import check_inputs
+from workflow.inputs import check_inputs
 
 
 def settle(root: Path) -> int:

@@ -1,15 +1,33 @@
+"""Copies of code, settings, stages, executing notebooks; and who may import whom."""
+
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from conftest import write_tiny_profile
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from test_pipeline import run_here
+from test_pipeline import stages as list_runs
 
+import ffmerge
 from study.config import load_params
 from study.corpora import ensure_corpus, find_fingerprint, fingerprint
-from workflow.code import find_modules, normalise, notebook_code, write_copies
-from workflow.execute import execute, main, scrub
+from study.places import PUBLISH
+from study.sections import Section
+from study.settings import find_settings
+from workflow import durations
+from workflow.code import find_imports, find_modules, normalise, notebook_code, write_copies
+from workflow.execute import execute, main, rebase_links, scrub
+from workflow.graph import sort
+from workflow.stages import list_stages, write_stages
+
+LIBRARY = Path(ffmerge.__file__).parents[1]
 
 
 def copies(root):
@@ -50,15 +68,32 @@ def test_an_edited_cell_changes_only_its_own_notebooks_copy(tiny):
         root, "3_permutations", lambda nb: nb.cells.append(nbformat.v4.new_code_cell("1"))
     )
     after = copies(root)
-    changed = {name for name in after if after[name] != before[name]}
-    assert changed == {"3_permutations.py", "vit-glyphs/3_permutations.py"}
+    assert {name for name in after if after[name] != before[name]} == {
+        "vit-glyphs/3_permutations.py"
+    }
+
+
+def test_copies_that_are_right_are_left_alone_and_others_go(tiny):
+    root, params = tiny
+    folder = write_copies(root, params)
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    (folder / "old-model").mkdir()
+    (folder / "old-model" / "1_base.py").write_text("")
+    write_copies(root, params)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")} == times
+    assert not (folder / "old-model").exists()
+
+
+def test_a_methods_looks_are_no_code():
+    source = 'LOOK = {"color": "red"}\nREFERENCE: str = "x"\nNEEDS = ()\ndef make(): return 1\n'
+    assert normalise(source, ("LOOK", "REFERENCE")) == "NEEDS = ()\n\ndef make():\n    return 1"
 
 
 def test_only_figures_depends_on_the_drawing(repository):
     users = {
         path.stem
         for path in (repository / "notebooks").glob("*.ipynb")
-        if {"study.report.figures", "study.report.tables"} & set(find_modules(notebook_code(path)))
+        if any(m.startswith("study.report.") for m in find_modules(notebook_code(path)))
     }
     assert users == {"7_figures"}
     assert "study.finetuning" in find_modules(
@@ -67,14 +102,157 @@ def test_only_figures_depends_on_the_drawing(repository):
 
 
 def test_modules_are_followed_through_imports_names_and_the_packages_face():
-    named = ["study.tasks.images", "study.corpora.glyphs"]
+    named = {"study.tasks": ["study.tasks.images"], "study.corpora": ["study.corpora.glyphs"]}
     modules = find_modules("from study.tasks import load_task", named)
-    assert set(named) <= set(modules) and "study.config" in modules
+    assert {"study.tasks.images", "study.corpora.glyphs", "study.metrics"} <= set(modules)
     assert "study.tasks.images" not in find_modules("from ffmerge.similarity import cka", named)
     assert "ffmerge.alignment" in find_modules("import ffmerge\nffmerge.merge(model, {})")
-    assert "ffmerge.merging" in find_modules("from ffmerge import merge")
+    assert "ffmerge.patches" in find_modules("from ffmerge import apply_patch")
     assert "ffmerge.similarity" in find_modules("import ffmerge as f\nf.cka(x, y)")
+    assert "study.tasks" in find_modules("import study.tasks.text as text")
     assert find_modules("import torch") == []
+    assert find_modules("from study.config import load_params") == []  # its values are settings
+
+
+def test_relative_imports_are_seen_and_those_for_type_checkers_are_not():
+    assert "study.tasks.text" in find_imports("from .text import pad", "study.tasks")
+    assert "study.metrics" in find_imports("from ..metrics import Metric", "study.tasks")
+    assert "study.tasks.data" in find_imports("from . import data", "study.tasks")
+    guarded = "if TYPE_CHECKING:\n    from study.tasks import Score\nx = 1"
+    assert find_imports(normalise(guarded)) == frozenset()
+
+
+def read_copy(root, name):
+    return json.loads((root / ".code" / name).read_text())
+
+
+def test_a_method_goes_into_its_own_copy_only(tiny):
+    root, params = tiny
+    write_copies(root, params)
+    for method in params.methods_of("vit-glyphs"):
+        text = (root / f".code/vit-glyphs/4_merges-{method}.py").read_text()
+        held = [m for m in params.methods_of("vit-glyphs") if f"# ffmerge.methods.{m}\n" in text]
+        assert held == [method]
+    for stem in ("5_finetune", "6_evals"):
+        assert "# ffmerge.methods." not in (root / f".code/vit-glyphs/{stem}.py").read_text()
+
+
+def test_a_corpus_is_its_fingerprint_or_else_its_code(tiny):
+    root, params = tiny
+    write_copies(root, params)
+    name = ".code/vit-glyphs/1_base.py"
+    assert "# study.corpora.glyphs\n" in (root / name).read_text()  # nothing pins it here
+    (root / "data.dvc").write_text("outs:\n- path: data/glyphs\n  md5: abc.dir\n")
+    write_copies(root, params)
+    assert "# study.corpora.glyphs\n" not in (root / name).read_text()
+    assert read_copy(root, "vit-glyphs/1_base.json")["use"]["data"]["fingerprint"] == "abc.dir"
+
+
+def test_settings_are_resolved_and_what_is_off_is_left_out(tiny):
+    root, params = tiny
+    found = find_settings("5_finetune", params, root, "vit-glyphs", variant="permute-third")
+    assert found["training"]["maximum_gradient_norm"] == 1.0  # a default, written out
+    assert found["training"]["steps"] == 4 and found["use"]["data"]["path"] == "data/glyphs"
+    assert not {"adapters", "decay_steps", "weight_decay"} & set(found["training"])
+    base = find_settings("1_base", params, root, "vit-glyphs")
+    assert base["seed"] == 0  # not off: it has no default
+    with pytest.raises(ValueError, match="notebook '8_more' has no stage; valid are 0_tour, 1_"):
+        find_settings("8_more", params, root, "vit-glyphs")
+
+
+def test_the_versions_beside_a_copy_are_of_what_it_imports(tiny):
+    root, params = tiny
+    write_copies(root, params)
+    tuning = read_copy(root, "vit-glyphs/5_finetune-permute-third.json")["versions"]
+    assert {"torch", "transformers", "accelerate", "peft", "bitsandbytes"} <= set(tuning)
+    aligning = read_copy(root, "vit-glyphs/3_permutations.json")["versions"]
+    assert {"torch", "scipy", "numpy"} <= set(aligning) and "bitsandbytes" not in aligning
+    assert not {"ruff", "pytest", "dvc", "papermill"} & {*tuning, *aligning}
+    assert "+" not in tuning["torch"]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """(class, field) of every setting that is read while `reads` is there to note it."""
+    noted, plain, dump = set(), Section.__getattribute__, Section.model_dump
+
+    def note(section, name, value):
+        values = list(value.values()) if isinstance(value, dict) else [value]
+        if not any(
+            isinstance(v, Section) for v in values
+        ):  # a section is not read, but looked into
+            owner = next(c for c in type(section).__mro__ if name in c.__annotations__)
+            noted.add((owner.__name__, name))
+
+    def get(self, name):
+        value = plain(self, name)
+        if name in type(self).model_fields:
+            note(self, name, value)
+        return value
+
+    def dump_all(self, **options):
+        for name in type(self).model_fields:
+            getattr(self, name)
+        return dump(self, **options)
+
+    monkeypatch.setattr(Section, "__getattribute__", get)
+    monkeypatch.setattr(Section, "model_dump", dump_all)
+    return noted
+
+
+def test_notebooks_read_no_setting_that_their_stage_does_not_depend_on(
+    tmp_path, inside, monkeypatch, reads
+):
+    choices = {"variants": ["permute-third", "drop-third", "base-tuned"], "seeds": [0]}
+    root = inside(write_tiny_profile(tmp_path, **choices))
+    params = load_params()
+    monkeypatch.setattr("study.config.load_params", lambda root=None: params)
+    for notebook, names in list(list_runs(params, "vit-glyphs")):
+        names = {name: value for name, value in names.items() if name != "seed"}
+        reads.clear()
+        find_settings(notebook, params, root, **names)
+        listed = set(reads)
+        reads.clear()
+        run_here(notebook, names)
+        assert listed and reads <= listed, (notebook, names)
+
+
+def test_stages_follow_from_params_yaml(tiny):
+    root, params = tiny
+    found = list_stages(params)
+    assert list(found["base"]) == ["vit-glyphs"]
+    merges = found["merges"]["vit-glyphs-permute"]
+    assert merges["evidence"] == "models/vit-glyphs/permutations.safetensors"
+    assert found["merges"]["vit-glyphs-drop"]["evidence"] == ".code/no_evidence"
+    untouched = found["evals"]["vit-glyphs-base"]
+    assert (untouched["patch"], untouched["tuned"]) == (".code/no_patch", ".code/no_tuned")
+    tuned = found["finetune"]["vit-glyphs-permute-third-0"]
+    assert tuned["patch"] == "models/vit-glyphs/patches/permute/permute-third.safetensors"
+    assert write_stages(root, params) and not write_stages(root, params)
+    written = yaml.safe_load((root / "results/stages.yaml").read_text())
+    assert {kind: written[kind] for kind in found} == found
+    write_copies(root, params)
+    made = {f".code/{path.name}" for path in (root / ".code").glob("no_*")}
+    paths = {v for items in found.values() for item in items.values() for v in item.values()}
+    assert {path for path in paths if str(path).startswith(".code/no_")} <= made
+
+
+def test_the_committed_list_of_stages_is_that_of_params_yaml(repository):
+    written = yaml.safe_load((repository / "results/stages.yaml").read_text())
+    found = list_stages(load_params(repository))
+    assert {kind: written[kind] for kind in found} == found
+
+
+def test_two_stages_of_one_name_are_refused(tmp_path):
+    root = write_tiny_profile(tmp_path)
+    content = yaml.safe_load((root / "params.yaml").read_text())
+    third = {"method": "permute", "ratio": "third"}
+    content["recipes"] = {"base": content["recipes"]["base"], "b-c": third, "c": third}
+    model = content["models"]["vit-glyphs"] | {"variants": None}
+    content |= {"run": ["a", "a-b"], "models": {"a": model, "a-b": model}}
+    (root / "params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="stage finetune@a-b-c-0 would be made of"):
+        list_stages(load_params(root))
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(tiny, tmp_path):
@@ -124,6 +302,118 @@ def test_two_executions_of_the_same_code_have_the_same_bytes():
     assert json.dumps(a) == json.dumps(b)
     assert [o.text for o in a.cells[0].outputs] == ["2"]
     assert a.cells[0].metadata == {"tags": ["parameters"]}
+
+
+def test_links_in_an_executed_copy_lead_where_they_lead_in_the_source(tmp_path):
+    text = "[next](1_base.ipynb), [readme](../README.md#models), ![](../figures/method.png), "
+    text += "[web](https://a.b/c), [here](#top), $f(x)[1](2)$"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    copy = Path("results/notebooks/vit-glyphs")
+    changed = rebase_links(notebook, Path("notebooks"), copy).cells[0].source
+    assert changed == (
+        "[next](../../../notebooks/1_base.ipynb), [readme](../../../README.md#models), "
+        "![](../../../figures/method.png), [web](https://a.b/c), [here](#top), $f(x)[1](2)$"
+    )
+
+
+def executed(root, monkeypatch, stage=None):
+    """Run a notebook that says whether it publishes; what it says."""
+    cells = [nbformat.v4.new_code_cell(code) for code in ("model = ''", "import os")]
+    cells[0].metadata["tags"] = ["parameters"]
+    cells.append(nbformat.v4.new_code_cell(f"print(os.environ.get({PUBLISH!r}))"))
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, root / "notebooks" / "8_say.ipynb")
+    monkeypatch.delenv(PUBLISH)
+    if stage:
+        monkeypatch.setenv("DVC_STAGE", stage)
+    monkeypatch.setenv(durations.HARDWARE, "an abacus")
+    output = root / "{braces}" / "8_say.ipynb"
+    main(["8_say", str(output), "-p", "model", "vit-glyphs"])
+    (answer,) = nbformat.read(output, as_version=4).cells[-1].outputs
+    return answer.text.strip()
+
+
+def test_a_stage_publishes_and_notes_how_long_it_took(tiny, monkeypatch):
+    root, _ = tiny
+    assert executed(root, monkeypatch, "evals@vit-glyphs-base") == "1"
+    assert durations.read(root)["an abacus"]["evals"]["vit-glyphs"] > 0
+
+
+def test_a_notebook_run_by_hand_publishes_nothing_and_is_not_timed(tiny, monkeypatch):
+    root, _ = tiny
+    assert executed(root, monkeypatch) == "None"
+    assert durations.read(root) == {}
+
+
+def test_durations_are_told_for_this_machine_or_the_one_that_is_known(tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    monkeypatch.setenv(durations.HARDWARE, "an abacus")
+    assert durations.estimate(tmp_path, [("base", "a")]) == "for an unknown time"
+    durations.record(tmp_path, "base", "a", 600)
+    durations.record(tmp_path, "base", "a", 620)  # much the same: git sees no change
+    durations.record(tmp_path, "evals", "a", 15)
+    runs = [("base", "a"), ("evals", "a"), ("evals", "a")]
+    assert durations.estimate(tmp_path, runs) == "about 10 minutes"
+    assert durations.estimate(tmp_path, [*runs, ("new", "a")]).endswith("1 that were never timed")
+    monkeypatch.setenv(durations.HARDWARE, "a bigger abacus")
+    said = durations.estimate(tmp_path, runs)
+    assert said == "about 10 minutes (as measured on: an abacus)"
+
+
+def test_no_word_of_missing_widgets_in_lab(repository, tmp_path):
+    makefile = (repository / "Makefile").read_text()
+    (value,) = [line for line in makefile.splitlines() if line.startswith("export PYTHONWARNINGS")]
+    code = "from tqdm import TqdmWarning\nfrom tqdm.notebook import WARN_NOIPYW\nimport warnings\n"
+    code += "warnings.warn(WARN_NOIPYW, TqdmWarning)"
+    environment = os.environ | {"PYTHONWARNINGS": value.partition(":= ")[2]}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stderr == ""
+
+
+def read_imports():
+    """Every module of lib/ to the full names that it imports, inside functions too."""
+    found = {}
+    for path in sorted(LIBRARY.glob("*/**/*.py")):
+        parts = path.relative_to(LIBRARY).with_suffix("").parts
+        package = parts[:-1]
+        name = ".".join(package if parts[-1] == "__init__" else parts)
+        found[name] = find_imports(normalise(path.read_text()), ".".join(package))
+    return {name: names for name, names in found.items() if name.split(".")[0] in PACKAGES}
+
+
+PACKAGES = ("ffmerge", "study", "workflow")
+
+
+def test_packages_import_downwards_only():
+    for name, imported in read_imports().items():
+        package, tops = name.split(".")[0], {other.split(".")[0] for other in imported}
+        assert package != "ffmerge" or not tops & {"study", "workflow"}, name
+        assert package != "study" or "workflow" not in tops, name
+        insides = {top for top in tops if top.startswith("dvc")}
+        assert name == "workflow.graph" or not insides, (name, insides)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    imports = read_imports()
+    needs = {
+        name: [other for other in sorted(names) if other in imports and other != name]
+        for name, names in imports.items()
+    }
+    assert set(sort(needs)) == set(imports)  # raises where it goes round in a circle
+
+
+def test_the_report_is_written_without_torch():
+    modules = [name for name in read_imports() if name.startswith("study.report.")]
+    code = f"import sys, {', '.join(modules)}\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_method_stays_small():
+    lines = sum(len(p.read_text().splitlines()) for p in (LIBRARY / "ffmerge").rglob("*.py"))
+    assert lines <= 1800
 
 
 def test_a_missing_corpus_is_made_and_is_the_same_bytes_again(tiny):
@@ -192,4 +482,4 @@ def test_the_fingerprint_is_dvcs(repository, tmp_path):
 
 
 def test_the_tiny_profile_is_valid(tmp_path):
-    assert load_params(write_tiny_profile(tmp_path, ablations=[])).ablations == []
+    assert load_params(write_tiny_profile(tmp_path, variants=[])).variants_of("vit-glyphs")

@@ -24,13 +24,14 @@ def find_settings(
     model: str | None = None,
     method: str | None = None,
     variant: str | None = None,
+    showcase: str | None = None,
 ) -> dict[str, Any]:
     """What one run of a notebook uses of params.yaml and data.dvc, as plain values.
 
     Args:
         notebook: its name, such as "4_merges".
         params, root: params.yaml and the folder that it lies in.
-        model, method, variant: the notebook's parameters, as far as it has them.
+        model, method, variant, showcase: the notebook's parameters, as far as it has them.
 
     Raises:
         ValueError: a notebook that belongs to no stage.
@@ -46,6 +47,8 @@ def find_settings(
     for name, use in find_uses(notebook, entry, _is_untouched(params, variant)).items():
         found[name] = {"task": use.task, "data": _describe_data(use, params, root)}
         found[name] |= {size: getattr(use, size) for size in _SIZES.get(notebook, ())}
+    if showcase not in (None, model):
+        found["showcase"] = find_settings(notebook, params, root, showcase)
     return {"threads": params.threads} | found
 
 
@@ -156,6 +159,7 @@ _FINDERS: dict[str, Callable[..., dict]] = {
 }
 _PLAN = ("ratio", "anchor", "window", "random_window")  # what `find_plan` reads of a recipe
 _SIZES = {
+    "0_tour": ("validation_examples", "batch_size"),
     "1_base": ("validation_examples", "batch_size"),
     "4_merges": ("validation_examples", "batch_size"),
     "5_finetune": ("validation_examples", "batch_size"),

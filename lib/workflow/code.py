@@ -89,7 +89,8 @@ def make_files(root: Path, params: Params) -> dict[str, str]:
         path = f"{copy}-{names['variant']}" if "variant" in names else copy
         files[f"{path}.json"] = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
 
-    add("0_tour", model=params.run[0])
+    tour = stages.describe_tour(params)
+    add("0_tour", model=tour["model"], showcase=tour["showcase"])
     for model in params.run:
         place = f"{model}/"
         for stem in ("1_base", "2_activations", "3_permutations"):
@@ -146,20 +147,20 @@ def find_modules(code: str, named: Mapping[str, Collection[str]] | None = None) 
         named: module to those that it finds by name; they count where that module does.
     """
     found: set[str] = set()
-    waiting = set(_find_imports(code))
+    waiting = set(find_imports(code))
     while waiting:
         module = waiting.pop()
         if module in found or module in SETTINGS or not _file(module):
             continue
         found.add(module)
-        waiting |= _find_imports(_read_module(module), _package_of(module))
+        waiting |= find_imports(_read_module(module), _package_of(module))
         waiting |= set((named or {}).get(module, ()))
     return sorted(found)
 
 
 def find_versions(*codes: str) -> dict[str, str]:
     """The packages that code imports and whose versions decide numbers, without local tags."""
-    names = set().union(*(_find_imports(code) for code in codes))
+    names = set().union(*(find_imports(code) for code in codes))
     packages = {NUMERIC.get(name.partition(".")[0]) for name in names}
     packages |= {package for name, package in BEHIND.items() if name in names}
     return {package: _find_version(package) for package in sorted(packages - {None})}
@@ -174,7 +175,7 @@ def _find_version(package: str) -> str:
 
 
 @cache
-def _find_imports(code: str, package: str = "") -> frozenset[str]:
+def find_imports(code: str, package: str = "") -> frozenset[str]:
     """Full names of all that code imports, the face of ffmerge looked through.
 
     Args:
@@ -227,7 +228,8 @@ def _find_named(
 
     An embedded corpus is its fingerprint; only one that data.dvc does not pin is its code.
     """
-    uses = find_uses(stem, params.model(model)).values() if model else ()
+    models = [params.model(name) for name in (model, other.get("showcase")) if name]
+    uses = [use for entry in models for use in find_uses(stem, entry).values()]
     corpora = [use.data.corpus for use in uses if use.data.corpus]
     loose = [name for name in corpora if not find_fingerprint(f"data/{name}", root)]
     return {

@@ -12,8 +12,8 @@ from pathlib import Path
 from study.config import load_params
 from study.corpora import ensure_corpus
 from workflow.graph import open_pipeline
+from workflow.inputs import check_inputs, fetch
 from workflow.planning import is_base
-from workflow.repro import check_inputs, fetch
 from workflow.stages import find_models
 
 

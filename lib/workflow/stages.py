@@ -18,7 +18,7 @@ EVIDENCE = {  # what a method may need: where it lies
 }
 PLACES = ("evidence", "more_evidence")  # in dvc.yaml, for the evidence of merges
 NOTHING = {  # what stages depend on in the place of something that they do not need
-    name: f".code/no_{name}" for name in (*PLACES, "patch", "tuned")
+    name: f".code/no_{name}" for name in (*PLACES, "patch", "tuned", "showcase")
 }
 HEADER = "# Written by `python -m workflow.code` from params.yaml; dvc.yaml makes stages of it.\n"
 
@@ -49,6 +49,15 @@ def list_stages(params: Params) -> Stages:
     return stages
 
 
+def describe_tour(params: Params) -> dict[str, str]:
+    """The tour's models: the first one of `run`, and the first with two stacks to show off."""
+    model = params.run[0]
+    both = [name for name in params.run if len(params.models[name].layers) > 1]
+    showcase = both[0] if both else model
+    shown = NOTHING["showcase"] if showcase == model else f"models/{showcase}/base"
+    return {"model": model, "showcase": showcase, "shown": shown}
+
+
 def find_models(params: Params) -> dict[str, str]:
     """Name of every stage that is about one model, as `evals@vit-glyphs-base`, to the model."""
     kinds = list_stages(params).items()
@@ -59,7 +68,7 @@ def find_models(params: Params) -> dict[str, str]:
 
 def write_stages(root: Path, params: Params) -> bool:
     """Renew results/stages.yaml; returns whether it has changed."""
-    lines = [HEADER, f"tour: {json.dumps({'model': params.run[0]})}\n"]
+    lines = [HEADER, f"tour: {json.dumps(describe_tour(params))}\n"]
     for kind, items in list_stages(params).items():
         lines.append(f"{kind}:\n" if items else f"{kind}: {{}}\n")
         lines += [f"  {json.dumps(name)}: {json.dumps(item)}\n" for name, item in items.items()]
