@@ -1,48 +1,22 @@
 """The paper's own numbers, beside which ours are shown."""
 
-from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
 from study.metrics import Metric
-from study.report.choices import MERGES
-
-_RATIOS = ("third", "half", "most")
-# The paper's variants, under the names that params.yaml gives to ours: method, ratio.
-_VARIANTS = (
-    {name: ("base", None) for name in ("base", "base-tuned")}
-    | {f"{method}-{ratio}": (method, ratio) for method, ratio in product(MERGES, _RATIOS)}
-    | {"drop-third": ("drop", "third")}
-)
-_INT8 = {f"{name}-int8": name for name in _VARIANTS}
 
 
 def read_paper(path: Path) -> pd.DataFrame:
     """Read paper.csv.
 
     Returns:
-        table, model, metric, variant (of params.yaml), method, ratio, int8, removed (FF sublayers),
-        layers, value, and the same as printed.
+        Its columns (those of results.csv, and the number of the paper's table), whether a row is
+        in int8, and `printed`: the value as the paper prints it.
     """
-    raw = pd.read_csv(path, dtype=str)
-    variant = raw.variant.map(lambda name: _INT8.get(name, name))
-    labels = [_VARIANTS.get(name, (None, None)) for name in variant]
-    return pd.DataFrame(
-        {
-            "table": raw.table.astype(int),
-            "model": raw.model,
-            "metric": raw.metric,
-            "variant": variant,
-            "method": [method for method, _ in labels],
-            "ratio": [ratio for _, ratio in labels],
-            "int8": raw.variant.isin(_INT8),
-            "removed": pd.to_numeric(raw.removed, errors="coerce"),  # whole layers are no FFs
-            "layers": raw.window,
-            "value": raw.value.astype(float),
-            "printed": raw.value,
-        }
-    )
+    rows = pd.read_csv(path, dtype={"value": str, "variant": object, "layers": object})
+    values = rows.value.astype(float)
+    return rows.assign(int8=rows.precision == "int8", printed=rows.value, value=values)
 
 
 def select_paper(paper: pd.DataFrame, model: str | None, table: int) -> pd.DataFrame:
@@ -65,7 +39,7 @@ def trace_paper(paper: pd.DataFrame, model: str | None) -> tuple[pd.DataFrame, f
     bases = rows[rows.method == "base"].value
     if bases.empty:
         return None
-    table = rows.assign(mean=rows.value, std=float("nan"), kind="FF sublayers")
+    table = rows.assign(mean=rows.value, std=float("nan"))
     return table, float(bases.iloc[0])
 
 

@@ -174,7 +174,7 @@ def _read_rows(roots: list[Path], model: str, variant: str, params: Params) -> p
     path = find_file(roots, model, f"evals/{variant}.csv")
     if path is None:
         return pd.DataFrame(columns=[*COLUMNS, *TRAINED])
-    rows = pd.read_csv(path)[COLUMNS].astype({"seed": "Int64"})
+    rows = pd.read_csv(path, dtype={"layers": object})[COLUMNS].astype({"seed": "Int64"})
     rows = rows[rows.seed.isna() | rows.seed.isin(params.seeds_of(variant))]
     trainings = [_find_training(roots, model, variant, seed) for seed in rows.seed]
     return rows.assign(**{name: [t[name] for t in trainings] for name in TRAINED})

@@ -25,7 +25,8 @@ def read_windows(roots: list[Path], model: str, params: Params) -> pd.DataFrame:
     """
     methods = params.methods_of(model)
     paths = [find_file(roots, model, f"windows/{method}.csv") for method in methods]
-    rows = [row for path in paths if path for row in pd.read_csv(path).to_dict("records")]
+    tables = [pd.read_csv(path, dtype={"layers": object}) for path in paths if path]
+    rows = [row for table in tables for row in table.to_dict("records")]
     columns = ["method", "ratio", "removed", "kind", "layers", "metric", "unit", "direction"]
     table = pd.DataFrame(rows, columns=[*columns, "value"])
     return table[(table.method != "base") | ~table.method.duplicated()].reset_index(drop=True)
