@@ -23,6 +23,7 @@ from study.sections import Section
 from study.settings import find_settings
 from workflow import durations
 from workflow.code import find_imports, find_modules, normalise, notebook_code, write_copies
+from workflow.code import main as write_code
 from workflow.execute import execute, main, rebase_links, scrub
 from workflow.graph import sort
 from workflow.stages import list_stages, write_stages
@@ -203,8 +204,7 @@ def reads(monkeypatch):
 def test_notebooks_read_no_setting_that_their_stage_does_not_depend_on(
     tmp_path, inside, monkeypatch, reads
 ):
-    choices = {"variants": ["permute-third", "drop-third", "base-tuned"], "seeds": [0]}
-    root = inside(write_tiny_profile(tmp_path, **choices))
+    root = inside(write_tiny_profile(tmp_path, variants=["permute-third"], seeds=[0]))
     params = load_params()
     monkeypatch.setattr("study.config.load_params", lambda root=None: params)
     for notebook, names in list(list_runs(params, "vit-glyphs")):
@@ -235,6 +235,18 @@ def test_stages_follow_from_params_yaml(tiny):
     made = {f".code/{path.name}" for path in (root / ".code").glob("no_*")}
     paths = {v for items in found.values() for item in items.values() for v in item.values()}
     assert {path for path in paths if str(path).startswith(".code/no_")} <= made
+
+
+def test_plain_dvc_repro_says_to_run_again_when_the_stages_have_changed(tiny, monkeypatch, capsys):
+    root, _ = tiny
+    write_code()
+    write_code()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("DVC_STAGE", "code")
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("seeds:\n- 0\n", "seeds:\n- 7\n", 1))
+    write_code()
+    assert "results/stages.yaml has changed: run `dvc repro` once more" in capsys.readouterr().out
 
 
 def test_the_committed_list_of_stages_is_that_of_params_yaml(repository):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from study.config import load_params
 from study.corpora import ensure_corpus
+from workflow import durations
 from workflow.graph import open_pipeline
 from workflow.inputs import check_inputs, fetch
 from workflow.planning import is_base
@@ -33,6 +34,7 @@ def recompute(root: Path, models: Sequence[str] = (), keep_bases: bool = False) 
         SystemExit: a stage failed, and has said why.
     """
     params = load_params(root)
+    durations.describe()  # its stages need not ask again
     models = list(models or params.run)
     for model in models:
         if model not in params.run:
