@@ -367,10 +367,13 @@ def test_durations_are_told_for_this_machine_or_the_one_that_is_known(tmp_path, 
     durations.record(tmp_path, "evals", "a", 15)
     runs = [("base", "a"), ("evals", "a"), ("evals", "a")]
     assert durations.estimate(tmp_path, runs) == "about 10 minutes"
-    assert durations.estimate(tmp_path, [*runs, ("new", "a")]).endswith("1 that were never timed")
+    assert durations.estimate(tmp_path, [*runs, ("new", "a")]).endswith("1 more that nobody has timed")
     monkeypatch.setenv(durations.HARDWARE, "a bigger abacus")
     said = durations.estimate(tmp_path, runs)
     assert said == "about 10 minutes (as measured on: an abacus)"
+    durations.record(tmp_path, "base", "a", 6000)
+    assert durations.estimate(tmp_path, runs) == "about 100 minutes (as measured on: an abacus)"
+    assert durations.estimate(tmp_path, runs[:1]) == "about 100 minutes"
 
 
 def test_no_word_of_missing_widgets_in_lab(repository, tmp_path):

@@ -62,14 +62,21 @@ def estimate(root: Path, stages: list[tuple[str, str]]) -> str:
         stages: kind and model of each.
     """
     durations, here = read(root), describe()
-    hardware = here if here in durations else next(iter(durations), here)
-    noted = durations.get(hardware, {})
-    known = [noted.get(kind, {}).get(model) for kind, model in stages]
-    seconds = sum(value for value in known if value is not None)
+    places = [here, *(hardware for hardware in durations if hardware != here)]
+    seconds, elsewhere, unknown = 0.0, {}, 0
+    for kind, model in stages:
+        noted = {place: durations.get(place, {}).get(kind, {}).get(model) for place in places}
+        place = next((place for place, value in noted.items() if value is not None), None)
+        if place is None:
+            unknown += 1
+            continue
+        seconds += noted[place]
+        if place != here:
+            elsewhere[place] = True
     words = f"about {format_seconds(seconds)}" if seconds else "for an unknown time"
-    if seconds and None in known:
-        words += f", and {known.count(None)} that were never timed"
-    return words + (f" (as measured on: {hardware})" if seconds and hardware != here else "")
+    if seconds and unknown:
+        words += f", and {unknown} more that nobody has timed"
+    return words + (f" (as measured on: {', '.join(elsewhere)})" if elsewhere else "")
 
 
 def format_seconds(seconds: float) -> str:

@@ -52,7 +52,8 @@ def reproduce(root: Path, bases: Bases = "ask") -> None:
             plan = make_plan(pipeline, kept)
         if plan.reasons:
             print(f"{len(plan.reasons) + len(plan.again)} stages will run:\n{plan.describe()}")
-            print(f"{estimate(root, params, plan.stages)}\n", flush=True)
+            most = "at most " if plan.followers else ""
+            print(f"{most}{estimate(root, params, plan.stages)}\n", flush=True)
             run(pipeline, plan)
         fetch(pipeline)
 
