@@ -26,7 +26,7 @@ _FACE = {
     "apply_patch": "patches",
     "count_parameters": "patches",
     "find_method": "methods",
-    "list_methods": "methods",
+    "list_methods": "catalogue",
     "cka": "similarity",
     "save": "checkpoints",
     "load": "checkpoints",

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from ffmerge.alignment import Pairs, align, pair_name
+from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.groups import Anchor, Group, find_anchor, parse_layers
-from ffmerge.methods import Evidence, describe_method, find_method, list_methods
+from ffmerge.methods import Evidence, find_method
 from ffmerge.patches import Plan, apply_patch, check_plan
 
 Layers = Group | str | range | tuple[int, ...] | list[int]
@@ -51,8 +52,13 @@ def merge(
     check_plan(model, plan)
     permutations = None
     if "permutations" in found.NEEDS:
-        if features is None:
-            raise ValueError(f"features are missing; method {method!r} needs them to align")
+        for name, groups in plan.groups.items():
+            n = len((features or {}).get(name, ()))
+            if n <= max(group.layers[-1] for group in groups):
+                raise ValueError(
+                    f"features of the {name} are missing (there are {n}); method {method!r} needs "
+                    "those of every sublayer, as collect_features gives them"
+                )
         permutations = align_groups(plan, features)
     return apply_patch(model, found.make(model, plan, Evidence(permutations=permutations)))
 
@@ -63,6 +69,12 @@ def align_groups(plan: Plan, features: Mapping[str, Sequence[Tensor]]) -> Pairs:
     Args:
         plan: its groups.
         features: features[stack][i] (n_tokens, d_ff).
+
+    Returns:
+        One permutation (d_ff,) for each pair of an anchor and another sublayer of its group.
+
+    Raises:
+        ValueError: as `align`.
     """
     return {
         pair_name(name, group.anchor, i): align(features[name][group.anchor], features[name][i])
@@ -74,6 +86,7 @@ def align_groups(plan: Plan, features: Mapping[str, Sequence[Tensor]]) -> Pairs:
 
 def _read_groups(given: Layers | Sequence[Layers]) -> tuple[Group, ...]:
     several = isinstance(given, list | tuple) and not any(isinstance(x, int) for x in given)
+    several = several and len(given) > 0  # nothing is no group
     return tuple(_read_group(one) for one in (given if several else [given]))
 
 

@@ -14,20 +14,27 @@ def replacing(path: Path) -> Iterator[Path]:
     Args:
         path: replaced if it exists; its folder is made if it does not.
 
-    Invariant: after an error `path` is what it was.
+    Invariant: after an error `path` is what it was; after a kill it is so at the next call.
     """
     partial, old = (path.with_name(path.name + suffix) for suffix in (".partial", ".old"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in (partial, old):
-        remove(leftover)
+    _restore(old, path)  # what a killed run has left
+    remove(partial)
     try:
         yield partial
-        if path.is_dir():  # a folder in use cannot be replaced in one step
+        if path.is_dir():  # a folder that holds something cannot be replaced in one step
             path.rename(old)
         partial.replace(path)
     finally:
-        for leftover in (partial, old):
-            remove(leftover)
+        _restore(old, path)
+        remove(partial)
+
+
+def _restore(old: Path, path: Path) -> None:
+    """Put what was there before back, unless something has taken its place."""
+    if old.exists() and not path.exists():
+        old.rename(path)
+    remove(old)
 
 
 def remove(path: Path) -> None:

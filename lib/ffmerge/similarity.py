@@ -1,5 +1,7 @@
 """How alike two sublayers' outputs are: linear CKA (paper, Section 5.6; Kornblith et al., 2019)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -21,11 +23,30 @@ def cka(x: Tensor, y: Tensor) -> float:
     return float(cka_matrix([x, y], progress=False)[0, 1])
 
 
+def compare_sublayers(outputs: Mapping[str, list[Tensor]]) -> list[tuple[str, int, int, float]]:
+    """Linear CKA of all pairs of sublayers within each stack (Section 5.6, Appendix G).
+
+    An encoder and a decoder see different tokens, so they are not compared.
+
+    Args:
+        outputs: outputs[stack][i] (n_tokens, d_model), as `collect_outputs` gives them.
+
+    Returns:
+        (stack, a, b, CKA of sublayers a and b), every pair both ways round.
+    """
+    rows = []
+    for name, layers in outputs.items():
+        matrix = cka_matrix(layers).tolist()
+        rows += [(name, a, b, x) for a, row in enumerate(matrix) for b, x in enumerate(row)]
+    return rows
+
+
 def cka_matrix(outputs: list[Tensor], progress: bool = True) -> Tensor:
     """Linear CKA of all pairs.
 
     Args:
         outputs: (n_tokens, d) each.
+        progress: whether to show a bar.
 
     Returns:
         (len(outputs), len(outputs)) float64, symmetric, with a diagonal of ones.

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from ffmerge.catalogue import describe_method
 from ffmerge.groups import parse_layers
-from ffmerge.methods import describe_method
 from study.architectures import DEMANDS, check_model, list_uses, list_widths
 from study.sections import Training
 from study.sentences import explain
@@ -34,6 +34,7 @@ def check_params(params: "Params") -> None:
         _check_data(params, model)
         _check_listed(params, model)
         for variant in params.variants_of(model):
+            _check_anchor(params, variant)
             _check_training(params, model, variant)
             _check_window(params, model, variant)
 
@@ -108,6 +109,17 @@ def _check_training(params: "Params", model: str, variant: str) -> None:
                 f"{where}.adapters is given, but models.{model}.base.architecture.{name} is "
                 f"{width}; valid for 4 bits are multiples of 64"
             )
+
+
+def _check_anchor(params: "Params", variant: str) -> None:
+    """An anchor is for methods that align to it."""
+    recipe = params.recipes[variant]
+    aligns = recipe.method != "base" and "permutations" in describe_method(recipe.method).needs
+    if recipe.anchor != "first" and not aligns:
+        raise ValueError(
+            f"recipes.{variant}.anchor is {recipe.anchor!r}, but method {recipe.method} aligns "
+            "nothing; valid is a method that needs permutations"
+        )
 
 
 def _check_window(params: "Params", model: str, variant: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ffmerge.methods import describe_method
+from ffmerge.catalogue import describe_method
 from study.checks import check_params
 from study.sections import (
     Corpus,

@@ -35,7 +35,7 @@ def finetune(
     folder: Path,
     resume: bool = False,
 ) -> pd.DataFrame:
-    """Train a model in place, and keep the state that scores best on validation data.
+    """Train a model in place, and keep the state that scores best on validation data (Section 3.4).
 
     Args:
         model: merged, pruned, untouched or untrained; shared sublayers stay shared.
@@ -48,8 +48,8 @@ def finetune(
 
     Returns:
         The learning curve: step, loss (mean since the row before), learning_rate, and the task's
-        metric on the validation batches; step 0 is before any training. Then precision and
-        hardware, the same in every row.
+        metric on the validation batches; step 0 is before any training. Then trained_in (the
+        precision) and hardware, the same in every row.
     """
     on_gpu, precision = torch.cuda.is_available(), resolve_precision(training.precision)
     train = task.dataset("train", seed=seed)
@@ -98,7 +98,7 @@ def finetune(
     trainer.train(resume_from_checkpoint=resume or None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # back to its own precision
     curve = _learning_curve(trainer.state.log_history, task.metric.name)
-    return curve.assign(precision=precision, hardware=describe_hardware())
+    return curve.assign(trained_in=precision, hardware=describe_hardware())
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:

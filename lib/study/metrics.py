@@ -1,7 +1,9 @@
 """What is measured: a metric's name, its unit, and which way is better."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+Values = TypeVar("Values")  # one number, or a pandas column of them
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,6 @@ class Metric:
         """The name with its unit, for an axis or a column."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
-    def retained(self, value, base: float):
+    def retained(self, value: Values, base: float) -> Values:
         """How much of the base's quality is left, in percent: value / base, or base / value."""
         return 100 * value / base if self.higher_is_better else 100 * base / value

@@ -7,6 +7,7 @@ from there before it is read from what is published.
 import os
 from pathlib import Path
 
+from ffmerge.patches import Patch, Plan, load_patch
 from study.config import find_root
 
 PUBLISH = "FFMERGE_PUBLISH"
@@ -46,10 +47,28 @@ def find_input(path: str, made_by: str) -> Path:
     """
     for place in _places(path):
         if place.exists():
+            if SCRATCH in place.relative_to(find_root()).parts[:1]:
+                print(f"reading {SCRATCH}/{path}, which a notebook run by hand has written")
             return place
     raise FileNotFoundError(
         f"{path} is missing; run notebook {made_by} first, or `make repro` if it lies in the store"
     )
+
+
+def find_patch(model: str, variant: str, method: str) -> Patch:
+    """The patch of a variant as notebook 4 has written it; an empty one for the base.
+
+    Args:
+        model, variant: their names.
+        method: that makes the variant, or "base".
+
+    Raises:
+        FileNotFoundError: notebook 4 has not run for this method.
+    """
+    if method == "base":
+        return Patch(Plan())
+    path = f"models/{model}/patches/{method}/{variant}.safetensors"
+    return load_patch(find_input(path, "4_merges"))
 
 
 def _places(path: str) -> list[Path]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from study.metrics import Metric
+
 if TYPE_CHECKING:  # the report reads COLUMNS without torch
     from study.tasks import Score
     from study.variants import Variant
@@ -50,7 +54,7 @@ def make_rows(
         score: on the test split.
         model: its name in params.yaml.
         variant: how it is compressed, and how much that removes.
-        phase: "base", "merged" (compressed, not tuned) or "tuned".
+        phase: "base", "merged" (compressed, not tuned), "tuned", or "first words" (no model).
         seed: of the tuning, if there was one.
         parameters, base_parameters: of this model and of the uncompressed one, embeddings
             included, shared ones once; their quotient is the paper's compression ratio.
@@ -81,6 +85,31 @@ def make_rows(
         }
         rows.append({column: (shared | row)[column] for column in COLUMNS})
     return rows
+
+
+def tabulate_scores(
+    metric: Metric, uncompressed: float, method: str, removes: str, counts: dict, scored: dict
+) -> pd.DataFrame:
+    """Every candidate of one method with its score before tuning, the base first.
+
+    Args:
+        metric: of the scores.
+        uncompressed: the base's score on the same data.
+        method: its name.
+        removes: what it counts.
+        counts: ratio to how much goes.
+        scored: ratio to pairs of plan and score.
+
+    Returns:
+        method, ratio, removed, kind, layers, metric, unit, direction, value.
+    """
+    rows = [("base", None, 0, None, None, uncompressed)]
+    for ratio, pairs in scored.items():
+        rows += [(method, ratio, counts[ratio], removes, str(plan), v) for plan, v in pairs]
+    names = ["method", "ratio", "removed", "kind", "layers", "value"]
+    table = pd.DataFrame(rows, columns=names)
+    told = {"metric": metric.name, "unit": metric.unit, "direction": metric.direction}
+    return table.assign(**told)[[*names[:-1], *told, "value"]]
 
 
 def write_answers(score: Score, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """The sections of params.yaml: what each may say, checked one by one.
 
 A leaf says what it may be in a `Valid` beside its type, which ends the sentence that refuses it
-(`study.checks.explain`). A section's own checks raise sentences that start with a parameter's name.
+(`study.sentences.explain`). A section's own checks raise sentences that start with the name of a
+parameter.
 """
 
 import re
@@ -21,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from ffmerge.catalogue import list_methods
 from ffmerge.groups import Anchor, format_layers, parse_layers
-from ffmerge.methods import list_methods
 
 Ratio = Literal["sixth", "third", "half", "most"]
 Split = Literal["train", "validation", "test"]

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ffmerge.methods import describe_method
+from ffmerge.catalogue import describe_method
 from study.config import Params
 from study.corpora import find_fingerprint
 from study.sections import Model, Section, Use

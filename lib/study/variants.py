@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ffmerge.methods import describe_method
+from ffmerge.catalogue import describe_method
 from ffmerge.patches import Patch, Plan
 from study.config import Params, Recipe
 
@@ -39,7 +39,13 @@ class Variant:
 
 
 def describe_variant(name: str, model: str, params: Params, patch: Patch) -> Variant:
-    """The labels of a variant of a model, once it is known which layers its plan is about."""
+    """The labels of a variant of a model, once it is known which layers its plan is about.
+
+    Args:
+        name, model: the variant's and the model's.
+        params: the variant's recipe, and how much it removes.
+        patch: of the variant.
+    """
     recipe = params.recipe(name)
     if recipe.method == "base":
         return Variant(name, "base")

@@ -13,7 +13,7 @@ SHOWN = 20  # reasons that are worth a line each
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """The stages to run, in order.
 
     Attributes:
@@ -52,7 +52,7 @@ def explain(reasons: dict[str, list[str]]) -> list[str]:
     return lines[:SHOWN] + more
 
 
-def make_plan(pipeline: Pipeline, kept: Iterable[str] = ()) -> Plan:
+def make_schedule(pipeline: Pipeline, kept: Iterable[str] = ()) -> Schedule:
     """Find the stages that have to run, what they need, and what follows.
 
     Args:
@@ -71,7 +71,7 @@ def make_plan(pipeline: Pipeline, kept: Iterable[str] = ()) -> Plan:
         if after.intersection(pipeline.needs[name]) and name not in kept:
             after.add(name)
     followers = [name for name in pipeline.order if name in after and name not in reasons]
-    return Plan(reasons, _find_again(pipeline, after), followers)
+    return Schedule(reasons, _find_again(pipeline, after), followers)
 
 
 def is_base(name: str) -> bool:

@@ -1,7 +1,6 @@
 """Recompute models from nothing, as many stages side by side as there are cores for them."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import chain
 from pathlib import Path
 
+from ffmerge.files import remove
 from study.config import load_params
 from study.corpora import ensure_corpus
 from workflow import durations
@@ -41,7 +41,7 @@ def recompute(root: Path, models: Sequence[str] = (), keep_bases: bool = False) 
             raise ValueError(f"MODEL {model!r} is not in run; valid are {', '.join(params.run)}")
     uses = [use for name in models for use in (params.models[name], params.models[name].recovery)]
     for path in dict.fromkeys(use.data.path for use in uses if use.data.corpus):
-        shutil.rmtree(root / path, ignore_errors=True)
+        remove(root / path)
         ensure_corpus(path, params, root)
     check_inputs(root)
     with open_pipeline(root) as pipeline:
@@ -51,7 +51,7 @@ def recompute(root: Path, models: Sequence[str] = (), keep_bases: bool = False) 
     for model in models:
         for path in (root / "models" / model).glob("*"):
             if not (keep_bases and path.name == "base"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
     of = find_models(params)
     order = [name for name in order if not (keep_bases and is_base(name))]
     plans = [split([name for name in order if of.get(name) == model], needs) for model in models]

@@ -20,10 +20,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ffmerge.files import replacing
 from study.config import Params, find_root
 from workflow import durations
 from workflow.inputs import check_inputs, fetch, provide
-from workflow.planning import Plan, explain, is_base, join, make_plan
+from workflow.planning import Schedule, explain, is_base, join, make_schedule
 
 if TYPE_CHECKING:  # a wrong name in params.yaml is answered before DVC is imported
     from workflow.graph import Pipeline
@@ -46,10 +47,10 @@ def reproduce(root: Path, bases: Bases = "ask") -> None:
     from workflow.graph import open_pipeline
 
     with open_pipeline(root) as pipeline:
-        plan = make_plan(pipeline)
+        plan = make_schedule(pipeline)
         kept = check_bases(root, params, pipeline, plan, bases)
         if kept:
-            plan = make_plan(pipeline, kept)
+            plan = make_schedule(pipeline, kept)
         if plan.reasons:
             print(f"{len(plan.reasons) + len(plan.again)} stages will run:\n{plan.describe()}")
             most = "at most " if plan.followers else ""
@@ -59,7 +60,7 @@ def reproduce(root: Path, bases: Bases = "ask") -> None:
 
 
 def check_bases(
-    root: Path, params: Params, pipeline: Pipeline, plan: Plan, bases: Bases
+    root: Path, params: Params, pipeline: Pipeline, plan: Schedule, bases: Bases
 ) -> list[str]:
     """Make sure that no base which the repository carries is trained anew without being asked for.
 
@@ -88,7 +89,7 @@ def check_bases(
     )
 
 
-def run(pipeline: Pipeline, plan: Plan) -> None:
+def run(pipeline: Pipeline, plan: Schedule) -> None:
     """Run the stages of a plan; of those that follow only the ones whose inputs have changed.
 
     Raises:
@@ -124,7 +125,7 @@ def check(root: Path) -> None:
     from workflow.graph import open_pipeline
 
     with open_pipeline(root) as pipeline:
-        reasons = make_plan(pipeline).reasons
+        reasons = make_schedule(pipeline).reasons
     if reasons:
         raise SystemExit("\n".join(["stale: " + ", ".join(reasons), *explain(reasons)]))
     print("no stage is stale")
@@ -140,9 +141,8 @@ def update_readme(root: Path) -> str:
         before, _, rest = text.partition(start)
         updated = f"{before}{start}\n{table}{end}{rest.partition(end)[2]}"
         if updated != text:
-            partial = readme.with_name(".README.partial")
-            partial.write_text(updated, encoding="utf-8", newline="\n")
-            partial.replace(readme)
+            with replacing(readme) as partial:
+                partial.write_text(updated, encoding="utf-8", newline="\n")
     return table
 
 

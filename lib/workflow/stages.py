@@ -7,14 +7,13 @@ variant and seed, is ragged, and lies in results/stages.yaml.
 import json
 from pathlib import Path
 
+from ffmerge.catalogue import describe_method
 from ffmerge.files import replacing
-from ffmerge.methods import describe_method
 from study.config import Params
 
 FILE = Path("results/stages.yaml")
 EVIDENCE = {  # what a method may need: where it lies
     "permutations": "models/{model}/permutations.safetensors",
-    "features": "models/{model}/features.safetensors",
 }
 PLACES = ("evidence", "more_evidence")  # in dvc.yaml, for the evidence of merges
 NOTHING = {  # what stages depend on in the place of something that they do not need
@@ -34,9 +33,11 @@ def list_stages(params: Params) -> Stages:
     stages: Stages = {kind: {} for kind in ("base", "activations", "permutations")}
     stages |= {"merges": {}, "finetune": {}, "evals": {}}
     for model in params.run:
-        for kind in ("base", "activations", "permutations"):
+        methods = params.methods_of(model)
+        needed = {need for method in methods for need in describe_method(method).needs}
+        for kind in ("base", "activations", *needed & {"permutations"}):
             _add(stages, kind, {"model": model})
-        for method in params.methods_of(model):
+        for method in methods:
             item = {"model": model, "method": method}
             _add(stages, "merges", item, **_find_evidence(model, method))
         for variant in params.variants_of(model):
