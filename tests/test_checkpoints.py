@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from families import MAKERS, logits, make_batch, make_model
 
 from ffmerge.checkpoints import load, save, shared_keys, size_on_disk
 from ffmerge.compression import merge
+from ffmerge.files import replacing
 from ffmerge.patches import Plan, apply_plan, count_parameters
 from ffmerge.sublayers import find_stacks
 
@@ -87,6 +89,28 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(tmp_path):
     assert torch.equal(
         logits(load(tmp_path / "base"), make_batch("gpt2")), logits(model, make_batch("gpt2"))
     )
+
+
+def test_what_was_there_survives_an_error_and_a_kill(tmp_path, monkeypatch):
+    folder = tmp_path / "small"
+    with replacing(folder) as partial:
+        partial.mkdir()
+        (partial / "first").write_text("1")
+
+    def fill():
+        with replacing(folder) as partial:
+            partial.mkdir()
+            (partial / "second").write_text("2")
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda *a: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        fill()
+    assert [f.name for f in folder.iterdir()] == ["first"]
+    monkeypatch.setattr(Path, "replace", rename)
+    folder.rename(tmp_path / "small.old")  # a kill between the two renames
+    fill()
+    assert [f.name for f in folder.iterdir()] == ["second"] and list(tmp_path.iterdir()) == [folder]
 
 
 def test_saving_replaces_a_folder_completely(tmp_path):

@@ -225,7 +225,10 @@ def test_a_merged_model_is_not_merged_again(groups):
         ({"method": "permutate"}, "method 'permutate' is unknown; valid are .*permute, vanilla"),
         ({"method": "drop"}, "method 'drop' does not share; valid are permute, vanilla"),
         ({"anchor": "second"}, "anchor 'second' is unknown; valid are first"),
-        ({"method": "permute"}, "features are missing"),
+        ({"method": "permute"}, "features of the decoder are missing"),
+        ({"method": "permute", "features": {}}, "features of the decoder are missing"),
+        ({"method": "permute", "features": {"decoder": []}}, r"are missing \(there are 0\)"),
+        ({"groups": {"decoder": []}}, "valid are two or more layers"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_in_one_sentence(kwargs, message):

@@ -7,9 +7,10 @@ import torch
 from families import MAKERS, logits, make_batch, make_model
 
 from ffmerge.activations import collect_features
+from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.compression import align_groups
 from ffmerge.groups import window
-from ffmerge.methods import Evidence, describe_method, find_method, list_methods
+from ffmerge.methods import Evidence, find_method
 from ffmerge.patches import (
     Patch,
     Plan,

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear8bitLt
 from families import MAKERS, VOCABULARY, logits, make_batch, make_model
 from transformers import OlmoConfig, OlmoForCausalLM
 
@@ -69,6 +70,21 @@ def test_int8_of_a_tied_model_is_int8_of_the_untied_one(family, tmp_path):
     assert (logits(tied, batch) - exact).norm() < 0.2 * exact.norm()
     assert find_shared_modules(tied) and not find_shared_modules(apart)
     assert count_bytes(tied) < min(count_bytes(apart), count_bytes(small))
+
+
+@pytest.mark.parametrize("family", ["vit", "gpt2", "marian"])
+def test_bytes_in_8_bits_count_the_scales_before_and_after_a_forward(family, tmp_path):
+    small = merge_some(make_model(family))
+    tied = load_int8(save(small, tmp_path / "a"))
+    before = count_bytes(tied)
+    logits(tied, make_batch(family))
+    linear = {m for m in tied.modules() if isinstance(m, Linear8bitLt)}
+    inside = {p for m in linear for p in m.parameters()}
+    rest = [t for t in (*tied.parameters(), *tied.buffers()) if t not in inside]
+    expected = sum(m.in_features * m.out_features + 4 * m.out_features for m in linear)
+    expected += sum(4 * m.out_features for m in linear if m.bias is not None)
+    expected += sum(t.numel() * t.element_size() for t in rest)
+    assert linear and before == count_bytes(tied) == expected
 
 
 def test_parameters_shared_without_their_modules_are_garbage_under_int8(tmp_path):

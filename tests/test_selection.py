@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.groups import Group, list_pairs, list_windows, window
-from ffmerge.methods import describe_method, find_method, list_methods
+from ffmerge.methods import find_method
 from ffmerge.selection import choose, score_plans, shuffle_others
 from ffmerge.similarity import cka, cka_matrix
 

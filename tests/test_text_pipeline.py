@@ -1,5 +1,7 @@
 """Decoder, encoder-decoder and QLoRA: the same notebooks, on tiny models and texts of our own."""
 
+import copy
+
 import pandas as pd
 import pytest
 import yaml
@@ -19,6 +21,7 @@ SHORT = {
     "precision": "float32",
     "warmup_steps": 0,
 }
+EXAMPLES = {"validation_examples": 4, "batch_size": 4}
 SMALL = {
     "gpt2-docs": {"n_positions": 32, "n_embd": 16, "n_layer": 6, "n_head": 2},
     "marian-cldr": {
@@ -94,16 +97,20 @@ def text_run(tmp_path_factory):
             "dropped": dict(zip(("sixth", "third"), dropped, strict=True)),
             "variants": ["permute-third"],
         }
+    again = copy.deepcopy(content["models"]["gpt2-docs"])  # tuned and tested on another task
+    again["downstream"] = {"task": "documents", "data": again["data"]} | EXAMPLES
+    content["models"]["gpt2-documents"] = again
+    content["run"].append("gpt2-documents")
     content["models"]["olmo-dialogues"]["variants"] = ["base-tuned", "permute-third"]
     olmo = content["models"]["olmo-dialogues"]["downstream"]
-    olmo |= {"data": {"path": dialogues}, "validation_examples": 4, "batch_size": 4}
+    olmo |= {"data": {"path": dialogues}} | EXAMPLES
     (root / "params.yaml").write_text(yaml.safe_dump(content))
 
     before = os.getcwd()
     os.chdir(root)
     os.environ[PUBLISH] = "1"
     find_root.cache_clear()
-    for notebook, parameters in stages(load_params(root), *data):
+    for notebook, parameters in stages(load_params(root), *content["run"]):
         run_here(notebook, parameters)
     os.chdir(before)
     del os.environ[PUBLISH]
@@ -124,6 +131,7 @@ def test_every_kind_of_model_takes_the_same_notebooks(results):
     int8 = {("base", "base", "int8"), ("permute-third", "tuned", "int8")}
     tuned = {("permute-third", "tuned", "float32")}
     assert states["gpt2-docs"] == states["marian-cldr"] == whole | int8 | tuned
+    assert states["gpt2-documents"] == states["gpt2-docs"]
     nf4 = {("base-tuned", "tuned", "nf4"), ("permute-third", "tuned", "nf4")}
     assert states["olmo-dialogues"] == whole | nf4 | {("base", "first words", "float32")}
 

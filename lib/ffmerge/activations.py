@@ -80,6 +80,10 @@ def collect_outputs(
 def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:
     """Which positions of a batch are tokens and not padding, for each stack.
 
+    Args:
+        model: tells whether an encoder and a decoder have masks of their own.
+        batch: keyword arguments for its forward.
+
     Returns:
         {stack: (batch, length) bool, or None where every position counts, as in images}.
     """

@@ -32,7 +32,11 @@ class RunningCorrelation:
         self.n = 0
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """Add rows: x (n, d_x) of the anchor, y (n, d_y) of the other sublayer."""
+        """Add rows: x (n, d_x) of the anchor, y (n, d_y) of the other sublayer.
+
+        Raises:
+            ValueError: x and y are not of one length.
+        """
         if len(x) != len(y):
             raise ValueError(f"x has {len(x)} tokens and y {len(y)}; valid is the same number")
         if self.n == 0:
@@ -50,7 +54,11 @@ class RunningCorrelation:
         self.sum_xy += (x.T @ y).double()
 
     def value(self) -> Tensor:
-        """C: (d_x, d_y) float64 in [-1, 1]; a dead (constant) neuron correlates 0, never NaN."""
+        """C: (d_x, d_y) float64 in [-1, 1]; a dead (constant) neuron correlates 0, never NaN.
+
+        Raises:
+            ValueError: fewer than two rows so far.
+        """
         if self.n < 2:
             raise ValueError(f"features hold {self.n} tokens; valid are two or more")
         covariance = self.sum_xy - torch.outer(self.sum_x, self.sum_y) / self.n
@@ -146,6 +154,10 @@ def select_permutations(
     """The permutations that align groups to their anchors, from those of all pairs.
 
     A pair that is known the other way round is inverted: it is the same assignment problem.
+
+    Args:
+        pairs: one permutation for each pair, by its name.
+        groups: stack to groups.
 
     Returns:
         permutations[stack][i]: (d_ff,); anchors have none.

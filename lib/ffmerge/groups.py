@@ -45,7 +45,11 @@ class Group:
 
 
 def window(first: int, last: int, anchor: Anchor = "first") -> Group:
-    """The group of adjacent sublayers that the paper writes `first-last`, both ends in."""
+    """The group of adjacent sublayers that the paper writes `first-last`, both ends in.
+
+    Raises:
+        ValueError: no layer indices, or the last one is not above the first.
+    """
     if not (isinstance(first, int) and isinstance(last, int)) or not 0 <= first < last:
         raise ValueError(
             f"window {first}-{last} is not valid; valid are two layer indices, the first one lower"
@@ -55,6 +59,10 @@ def window(first: int, last: int, anchor: Anchor = "first") -> Group:
 
 def find_anchor(layers: Iterable[int], anchor: Anchor = "first") -> int:
     """Layer index of a group's anchor (Section 5.3); of an even number the earlier middle.
+
+    Args:
+        layers: of the group, ascending.
+        anchor: "first", "middle" or "last".
 
     Raises:
         ValueError: `anchor` is not first, middle or last.
@@ -89,6 +97,10 @@ def parse_layers(text: str) -> tuple[int, ...]:
 def list_windows(n_layers: int, k: int) -> list[tuple[int, ...]]:
     """Every window of k adjacent layers: starting indices 0 to n_layers - k (Section 3.4).
 
+    Args:
+        n_layers: depth of the stack.
+        k: layers in a window.
+
     Raises:
         ValueError: k is below 1 or above `n_layers`.
     """
@@ -107,6 +119,11 @@ def list_pairs(groups: Iterable[Group]) -> list[Pair]:
 
 def check_groups(groups: Iterable[Group], n_layers: int, stack: str) -> None:
     """Check that groups lie in a stack and that no sublayer is in two of them.
+
+    Args:
+        groups: all of one stack.
+        n_layers: its depth.
+        stack: its name, for the message.
 
     Raises:
         ValueError: naming the group and what would be valid.

@@ -143,7 +143,14 @@ def apply_patch(model: nn.Module, patch: Patch) -> nn.Module:
 
 
 def check_plan(model: nn.Module, plan: Plan) -> dict[str, Stack]:
-    """Check that a plan fits a model; returns the model's stacks.
+    """Check that a plan fits a model.
+
+    Args:
+        model: an uncompressed model.
+        plan: what is to be done to it.
+
+    Returns:
+        The model's stacks, by name.
 
     Raises:
         ValueError: as `apply_plan`.
@@ -172,7 +179,12 @@ def check_plan(model: nn.Module, plan: Plan) -> dict[str, Stack]:
 
 
 def save_patch(patch: Patch, path: Path) -> None:
-    """Write a patch as one safetensors file, its plan as metadata; all of it, or nothing."""
+    """Write a patch as one safetensors file, its plan as metadata; all of it, or nothing.
+
+    Args:
+        patch: what `load_patch` is to give again, bit for bit.
+        path: of the file; replaced if it exists.
+    """
     tensors = {name: tensor.contiguous() for name, tensor in sorted(patch.tensors.items())}
     with replacing(path) as partial:
         save_file(tensors, partial, metadata={"plan": json.dumps(patch.plan.to_json())})

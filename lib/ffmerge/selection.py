@@ -30,13 +30,24 @@ def score_plans(
 
 
 def choose(scores: Sequence[float], higher_is_better: bool) -> int:
-    """The place of the best score; of equals, the earliest."""
+    """The place of the best score; of equals, the earliest.
+
+    Args:
+        scores: one for each candidate.
+        higher_is_better: which way the metric points.
+    """
     best = max(scores) if higher_is_better else min(scores)
     return list(scores).index(best)
 
 
 def shuffle_others(n: int, best: int, seed: int) -> list[int]:
-    """The places of all candidates but the best, in random order (Section 5.2)."""
+    """The places of all candidates but the best, in random order (Section 5.2).
+
+    Args:
+        n: number of candidates.
+        best: the place of the best one.
+        seed: of the order.
+    """
     others = [i for i in range(n) if i != best]
     order = np.random.default_rng(seed).permutation(len(others))
     return [others[i] for i in order]

@@ -81,7 +81,7 @@ def resolve(section: Section) -> dict[str, Any]:
 
 
 def _for_tour(params: Params, entry: Model, **names) -> dict:
-    return {"attention": entry.attention}
+    return _for_activations(params, entry)
 
 
 def _for_base(params: Params, entry: Model, **names) -> dict:
@@ -114,6 +114,7 @@ def _for_merges(params: Params, entry: Model, model: str, method: str, **names) 
 def _for_finetune(params: Params, entry: Model, model: str, variant: str, **names) -> dict:
     method, training = params.recipe(variant).method, params.training(model, variant)
     shared = {"method": method, "attention": entry.attention}
+    shared |= {"downstream": True} if entry.downstream else {}
     return shared | {"training": resolve(training)}
 
 

@@ -158,6 +158,8 @@ def continue_prompts(
     """What a decoder writes after each prompt, greedily, up to its end-of-text token.
 
     Args:
+        model: a decoder.
+        tokenizer: its own.
         prompts: tokens; padded on the left, so that all end where the model goes on.
         most: how many tokens it may write.
     """
