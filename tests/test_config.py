@@ -278,6 +278,8 @@ R = "recipes/permute-third"
         (f"{R}/ratio", GONE, "recipes.permute-third.ratio is missing; valid are sixth, third"),
         (f"{R}/ratio", "fifth", "recipes.permute-third.ratio is 'fifth'; valid are sixth, third"),
         (f"{R}/anchor", "second", "anchor is 'second'; valid are first, middle, last"),
+        ("recipes/vanilla-third/anchor", "last", "anchor is 'last', but method vanilla aligns noth"),
+        ("recipes/base-tuned/anchor", "middle", "anchor is 'middle', but method base aligns nothi"),
         (f"{R}/seeds", "some", "permute-third.seeds is 'some'; valid are all, first, none"),
         (f"{R}/int8", 1, "recipes.permute-third.int8 is 1; valid are true, false"),
         (f"{R}/window", "7-3", "window is '7-3'; valid are layers in ascending order, such as"),
