@@ -7,7 +7,6 @@ from there before it is read from what is published.
 import os
 from pathlib import Path
 
-from ffmerge.patches import Patch, Plan, load_patch
 from study.config import find_root
 
 PUBLISH = "FFMERGE_PUBLISH"
@@ -53,22 +52,6 @@ def find_input(path: str, made_by: str) -> Path:
     raise FileNotFoundError(
         f"{path} is missing; run notebook {made_by} first, or `make repro` if it lies in the store"
     )
-
-
-def find_patch(model: str, variant: str, method: str) -> Patch:
-    """The patch of a variant as notebook 4 has written it; an empty one for the base.
-
-    Args:
-        model, variant: their names.
-        method: that makes the variant, or "base".
-
-    Raises:
-        FileNotFoundError: notebook 4 has not run for this method.
-    """
-    if method == "base":
-        return Patch(Plan())
-    path = f"models/{model}/patches/{method}/{variant}.safetensors"
-    return load_patch(find_input(path, "4_merges"))
 
 
 def _places(path: str) -> list[Path]:
