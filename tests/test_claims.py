@@ -258,3 +258,12 @@ def test_int8_rows_never_mix_with_the_others(params):
 def test_every_model_of_the_repository_has_a_paper_model_with_numbers(repository, paper):
     params = load_params(repository)
     assert {params.model(name).paper for name in params.run} == set(paper.model)
+
+
+def test_a_claim_that_goes_on_stands_below_the_one_before(repository):
+    table = pd.read_csv(repository / "figures" / "claims.csv")
+    claims = list(dict.fromkeys(table.Claim))
+    assert claims[:4] == [ABOUT, PAPER, ALIGNED, GROWS]
+    assert len(set(table.Model[table.Claim == PAPER])) == 4
+    adapted = table[(table.Claim == PAPER) & (table.Model == "olmo-dialogues")]
+    assert adapted.Statistic.item().endswith("; both tuned through QLoRA")

@@ -1,8 +1,5 @@
 """The report shows what there is and names what is not: notebook 7 on results of all kinds."""
 
-import subprocess
-import sys
-
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
@@ -10,14 +7,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from ffmerge.methods import list_methods
+from ffmerge.catalogue import list_methods
 from study.config import load_params
 from study.metrics import Metric
 from study.places import PUBLISH
 from study.report import figures, scores, tables
+from study.report.labels import find_box, note_clipped, write_apart
 from study.report.page import name_absent, write_table
 from study.report.paper import read_paper
-from study.report.pareto import mark_best
+from study.report.pareto import mark_best, plot_pareto
 from study.report.results import (
     Reference,
     collect_results,
@@ -29,14 +27,18 @@ from study.report.results import (
 from study.report.style import (
     BASE,
     STYLE,
+    TUNED,
     WIDTH,
     draw_points,
     draw_references,
     find_look,
     find_range,
+    finish,
+    make_panels,
 )
 
 VIT, OLMO = "vit-glyphs", "olmo-dialogues"
+PERPLEXITY = Metric("perplexity", "", "lower")
 
 
 @pytest.fixture
@@ -197,7 +199,7 @@ def test_a_report_by_hand_leaves_what_is_published_alone(scratch, repository, mo
 def test_every_row_tells_how_its_weights_were_trained(scratch):
     root = scratch()
     curve = root / "results/models" / VIT / "curves/permute-third-1.csv"
-    pd.read_csv(curve).assign(precision="float32", hardware="another").to_csv(curve, index=False)
+    pd.read_csv(curve).assign(trained_in="float32", hardware="another").to_csv(curve, index=False)
     rows = collect_results([root], load_params(root)).set_index(["variant", "phase", "seed"])
     assert rows.loc[("permute-third", "tuned", 1), "hardware"].eq("another").all()
     assert rows.loc[("permute-third", "tuned", 0), "trained_in"].eq("bfloat16").all()
@@ -235,15 +237,89 @@ def test_a_base_that_was_never_taught_the_task_does_not_hide_the_rest():
 
 def test_one_value_has_no_bar_and_several_have():
     _, ax = plt.subplots()
-    draw_points(ax, [1, 2], [5, 6], [np.nan, np.nan], "permute")
+    look = find_look("permute")
+    draw_points(ax, [1, 2], [5, 6], [np.nan, np.nan], look)
     assert not ax.containers
-    draw_points(ax, [1, 2], [5, 6], [np.nan, 0.5], "permute")
+    draw_points(ax, [1, 2], [5, 6], [np.nan, 0.5], look)
     assert len(ax.containers) == 1
+
+
+def test_a_bar_shorter_than_a_marker_is_left_out_with_its_ends():
+    figure, axes = make_panels(1, 3)
+    draw_points(axes[0], [0, 1, 2], [0, 50, 100], [0.1, 20, np.nan], find_look("drop"))
+    finish(figure, axes)
+    _, caps, (bars,) = axes[0].containers[0].lines
+    assert [ends[:, 1].tolist() for ends in bars.get_segments()] == [[30, 70]]
+    assert [cap.get_ydata().tolist() for cap in caps] == [[30], [70]]
+
+
+def test_labels_stand_apart():
+    figure, axes = make_panels(1, 3)
+    axes[0].plot([0, 1, 1.01, 2], [0, 1, 1.01, 2], "o")
+    finish(figure, axes)
+    taken = [find_box(axes[0], (1, 1), (1.01, 1.01), 3)]
+    for below in (False, True, False, True):
+        write_apart(axes[0], "4 FFs", (1, 1), "black", taken, below)
+    boxes = [text.get_window_extent() for text in axes[0].texts]
+    assert len(boxes) == 4
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in (*boxes[:i], taken[0]))
+    first, second = (text.get_position()[1] for text in axes[0].texts[:2])
+    assert first > 0 > second
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(9.1, "↓ 9.1"), (60.3, "↑ 60.3"), (2618, "↑ 2,618"), (-200, "↓ -200.0")]
+)
+def test_an_arrow_points_to_what_lies_beyond_the_axis(value, says):
+    """A perplexity below 100 lies above, too."""
+    _, ax = plt.subplots()
+    ax.set_ylim(20, 40)
+    note_clipped(ax, (0, value), "black")
+    assert ax.texts[0].get_text() == says
+    assert ax.texts[0].xy[1] == (0 if "↓" in says else 1)
+
+
+def test_a_start_that_would_hide_what_tuning_does_is_marked(repository):
+    params = load_params(repository)
+    curves = scores.read_curves([repository], "marian-cldr", params)
+    axes = figures.plot_curves(curves, Metric("BLEU"), params, "marian-cldr").axes
+    marked = [{text.get_text() for text in ax.texts} for ax in axes]
+    assert marked == [{"↓ 55.0"}, {"↓ 70.1", "↓ 21.8"}, set()]
+    assert [ax.get_ylim()[0] > 85 for ax in axes] == [True, True, False]
+    curves = scores.read_curves([repository], "gpt2-docs", params)
+    axes = figures.plot_curves(curves, PERPLEXITY, params, "gpt2-docs").axes
+    assert {text.get_text() for text in axes[1].texts} == {"↑ 60.3", "↑ 39.6"}
+
+
+def test_tuned_alike_has_a_mark_of_its_own(repository):
+    params = load_params(repository)
+    results = collect_results([repository], params)
+    figure = plot_pareto(results, params)
+    markers = {t.get_text(): h.get_marker() for t, h in find_legend(figure)}
+    assert markers["uncompressed, tuned alike = 100 %"] == TUNED["marker"]
+    assert markers["uncompressed"] == BASE["marker"] != TUNED["marker"]
+    results = results[results.variant != "base-tuned"]
+    found = {text.get_text() for text, _ in find_legend(plot_pareto(results, params))}
+    assert "uncompressed = 100 %" in found and not any("alike" in label for label in found)
+
+
+def find_legend(figure):
+    legend = figure.legends[0]
+    return list(zip(legend.get_texts(), legend.legend_handles, strict=True))
+
+
+def test_similarity_has_layers_as_numbers(scratch):
+    root = scratch()
+    pairs = scores.read_similarity([root], VIT)
+    assert pairs.columns.tolist() == ["kind", "stack", "a", "b", "cka"] and len(pairs) == 2 * 12**2
+    assert pairs.a.max() == 11 and (pairs[pairs.a == pairs.b].cka == 1).all()
+    forget(root, "cka.csv")
+    assert scores.read_similarity([root], VIT).empty
 
 
 def test_an_outlier_does_not_hide_the_rest():
     values = pd.Series([2618.0, 29, 30, 32, 33, 35, 36, 44])
-    assert find_range(values, Metric("perplexity", "", "lower")) == (29, 44)
+    assert find_range(values, PERPLEXITY) == (29, 44)
     assert find_range(values, Metric("accuracy", "%")) == (29, 2618)  # here it is the best
     assert find_range(pd.Series([8.0, 50, 60, 92]), Metric("BLEU")) == (8, 92)
 
@@ -304,7 +380,7 @@ def test_permuting_helps_where_it_is_better_in_the_metrics_own_direction():
 
 
 def test_every_method_has_a_look_of_its_own():
-    looks = [find_look(name) for name in list_methods()] + [BASE]
+    looks = [find_look(name) for name in list_methods()] + [BASE, TUNED]
     assert find_look("base") == BASE
     assert len({(look["color"], look["marker"]) for look in looks}) == len(looks)
 
@@ -325,13 +401,3 @@ def test_the_readmes_table_has_at_most_ten_rows(repository):
     )
     overview = tables.table_overview(results, paper, params)
     assert 1 <= len(overview) <= 10 and set(overview.Model) == set(params.run)
-
-
-def test_the_report_imports_no_torch():
-    code = """
-import sys, pkgutil, importlib, study.report
-for module in pkgutil.iter_modules(study.report.__path__):
-    importlib.import_module(f"study.report.{module.name}")
-assert "torch" not in sys.modules and "transformers" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,8 +3,7 @@
 from study.config import Params
 from study.sections import Recipe
 
-PAPER = ("vanilla", "permute", "drop")  # what the paper compares; other methods are beyond it
-MERGES = ("vanilla", "permute")
+MERGES = ("vanilla", "permute")  # what the paper's figures compare
 
 
 def list_ratios(params: Params, model: str) -> list[str]:
@@ -14,7 +13,17 @@ def list_ratios(params: Params, model: str) -> list[str]:
 
 
 def find_variant(params: Params, model: str, method: str, ratio: str | None) -> str | None:
-    """A method's main variant at one ratio: the best window, its first sublayer as anchor."""
+    """A method's main variant at one ratio: the best window, its first sublayer as anchor.
+
+    Args:
+        params: which variants there are.
+        model: its name.
+        method: its name.
+        ratio: how much goes; None of the base.
+
+    Returns:
+        Its name; None where params.yaml has no such variant.
+    """
     for name in params.variants_of(model):
         recipe = params.recipe(name)
         if (recipe.method, recipe.ratio) == (method, ratio) and _is_plain(recipe):
@@ -22,8 +31,12 @@ def find_variant(params: Params, model: str, method: str, ratio: str | None) -> 
     return None
 
 
-def list_windows(params: Params, model: str, ratio: str) -> dict[str, str]:
-    """The variants of Table 1 at one ratio and their names there: the best window, random ones."""
+def name_windows(params: Params, model: str, ratio: str) -> dict[str, str]:
+    """The windows of Table 1 at one ratio: the best and random ones.
+
+    Returns:
+        Variant to its name there.
+    """
     best = find_variant(params, model, "permute", ratio)
     names = {} if best is None else {best: "best before tuning"}
     for name in _list_permuted(params, model, ratio):
@@ -32,8 +45,12 @@ def list_windows(params: Params, model: str, ratio: str) -> dict[str, str]:
     return names
 
 
-def list_anchors(params: Params, model: str, ratio: str) -> dict[str, str]:
-    """The variants of Table 2 at one ratio: the best window with each of its anchors."""
+def name_anchors(params: Params, model: str, ratio: str) -> dict[str, str]:
+    """The anchors of Table 2 at one ratio, each of the best window.
+
+    Returns:
+        Variant to its name there.
+    """
     names = _list_permuted(params, model, ratio)
     recipes = {name: params.recipe(name) for name in names}
     return {

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from study.config import Params
-from study.report.choices import find_variant, list_anchors, list_ratios, list_windows
+from study.report.choices import find_variant, list_ratios, name_anchors, name_windows
 from study.report.estimates import FAILS, HOLDS, OPEN, Estimate, Verdict, estimate, judge_count
 from study.report.paper import find_loss
 from study.report.results import (
@@ -24,7 +24,7 @@ from study.report.results import (
     select_metric,
     summarise,
 )
-from study.report.scores import find_base, measure_gains, read_likeness, read_windows
+from study.report.scores import find_base, measure_gains, read_similarity, read_windows
 
 ABOUT = 2.0  # percent of the base's quality: what "about the same" may cost; ours, not the paper's
 ANCHORS = 1.0  # percent that anchors may differ by; ours
@@ -63,7 +63,7 @@ def table_claims(
         scores = Scores(results, paper, windows, params, model)
         for test in TESTS:
             found += test(scores)
-        found += _alike(scores, read_likeness(roots, model))
+        found += _alike(scores, read_similarity(roots, model))
     rows = [[f.claim, f.model, f.statistic, f.verdict] for f in found]
     table = pd.DataFrame(rows, columns=COLUMNS)
     order = {claim: i for i, claim in enumerate(dict.fromkeys(table.Claim))}
@@ -71,7 +71,15 @@ def table_claims(
 
 
 class Scores:
-    """One model's scores as percentages of the base's quality, so that all metrics read alike."""
+    """One model's scores as percentages of the base's quality, so that all metrics read alike.
+
+    Args:
+        results: results.csv.
+        paper: what `read_paper` returned.
+        windows: what `read_windows` returned.
+        params: which variants there are.
+        model: its name.
+    """
 
     def __init__(
         self,
@@ -97,7 +105,7 @@ class Scores:
         return self.metric.retained(self.raw(variant, int8), self.reference.value)
 
     def find(self, method: str, ratio: str | None) -> str | None:
-        """A method's main variant at one ratio."""
+        """A method's main variant at one ratio; None without one."""
         return find_variant(self.params, self.model, method, ratio)
 
     def both(self, ratio: str) -> tuple[pd.Series, pd.Series]:
@@ -143,10 +151,9 @@ def _as_the_paper(s: Scores) -> Iterator[Finding]:
     (d, absolute), (base, merged) = loss, theirs
     bound = float(s.metric.retained(merged, base)) - 100
     text = f"here {d} %{d.caveat}, {absolute}; the paper {bound:+.1f} %, {merged - base:+.2f}"
-    claim = "… costs no more than the paper's own model"
     if s.params.model(s.model).finetune.adapters:
-        claim += ", through SwiGLU and QLoRA"
-    yield s.says(claim, text, d.judge(bound))
+        text += "; both tuned through QLoRA"
+    yield s.says("… costs no more than the paper's own model", text, d.judge(bound))
 
 
 def _permute_wins(s: Scores) -> Iterator[Finding]:
@@ -210,7 +217,7 @@ def _windows_before(s: Scores) -> Iterator[Finding]:
 
 
 def _window_matters(s: Scores) -> Iterator[Finding]:
-    names = list(list_windows(s.params, s.model, "third"))
+    names = list(name_windows(s.params, s.model, "third"))
     after = _span([s.kept(name) for name in names])
     rows = s.windows[(s.windows.method == "permute") & (s.windows.ratio == "third")]
     if after is None or len(rows) < 3:
@@ -227,7 +234,7 @@ def _window_matters(s: Scores) -> Iterator[Finding]:
 
 
 def _anchor(s: Scores) -> Iterator[Finding]:
-    names = list_anchors(s.params, s.model, "third")
+    names = name_anchors(s.params, s.model, "third")
     if span := _span([s.kept(name) for name in names]):
         claim = f"the anchor hardly matters: at most {ANCHORS:.0f} % (our bound)"
         text = f"{len(names)} anchors span {span.value:.2f} % after tuning{span.caveat}"
@@ -235,7 +242,7 @@ def _anchor(s: Scores) -> Iterator[Finding]:
 
 
 def judge_little(span: Estimate, bound: float) -> Verdict:
-    """The verdict on "it is below the bound"."""
+    """The verdict on "it is below the bound", of a span that is never negative."""
     return Estimate(-span.value, span.margin).judge(-bound)
 
 
@@ -253,8 +260,8 @@ def _span(samples: list[pd.Series]) -> Estimate | None:
     return estimate((1, samples[-1]), (-1, samples[0]))
 
 
-def _alike(s: Scores, likeness: pd.DataFrame) -> Iterator[Finding]:
-    pairs = likeness[likeness.a < likeness.b]
+def _alike(s: Scores, similarity: pd.DataFrame) -> Iterator[Finding]:
+    pairs = similarity[similarity.a < similarity.b]
     if pairs.kind.nunique() < 2:
         return
     wide = pairs.pivot(index=["stack", "a", "b"], columns="kind", values="cka")

@@ -3,8 +3,10 @@
 Each function draws one figure of one model, or returns None where there is nothing to draw.
 """
 
+from collections import Counter
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -13,6 +15,7 @@ from matplotlib.figure import Figure
 from study.config import Params
 from study.metrics import Metric
 from study.report.choices import MERGES, find_variant, list_ratios
+from study.report.labels import note_clipped, print_removed, write_beside
 from study.report.paper import trace_paper
 from study.report.results import (
     Reference,
@@ -24,16 +27,13 @@ from study.report.results import (
 from study.report.scores import find_base, find_start
 from study.report.style import (
     BASE,
-    TUNED,
     draw_points,
     draw_references,
     find_look,
     find_range,
     finish,
     make_panels,
-    print_removed,
     scale_axis,
-    write_beside,
 )
 
 
@@ -44,6 +44,12 @@ def plot_removed(
 
     The first panel leaves out what removes most and would hide the rest; the last is the paper's
     own model.
+
+    Args:
+        results: results.csv.
+        paper: what `read_paper` returned.
+        params: which variants there are.
+        model: its name.
     """
     rows, entry = select_metric(results, model), params.model(model)
     table = _find_merges(summarise(rows), params, model)
@@ -75,7 +81,7 @@ def _draw_removed(
     table = table[table.removed <= (most or table.removed.max())]
     for method, part in table.groupby("method", sort=False):
         x, y = [0, *part.removed], [reference.value, *part["mean"]]
-        draw_points(ax, x, y, [float("nan"), *part["std"]], method)
+        draw_points(ax, x, y, [float("nan"), *part["std"]], find_look(method))
     scale_axis(ax, table["mean"], reference.value)
     ax.set_xticks([0, *(int(n) for n in table.removed.unique())])
     ax.margins(y=0.1)
@@ -83,7 +89,13 @@ def _draw_removed(
 
 
 def plot_reduction(results: pd.DataFrame, params: Params, model: str) -> Figure | None:
-    """Figure 3: merging (permute) against dropping layers, over the parameters that each saves."""
+    """Figure 3: merging (permute) against dropping layers, over the parameters that each saves.
+
+    Args:
+        results: results.csv.
+        params: which variants there are.
+        model: its name.
+    """
     rows = select_metric(results, model)
     ratios = ("sixth", "third", "half")
     wanted = [find_variant(params, model, m, r) for m in ("permute", "drop") for r in ratios]
@@ -98,7 +110,7 @@ def plot_reduction(results: pd.DataFrame, params: Params, model: str) -> Figure 
         for method in ("permute", "drop"):
             part = table[table.method == method]
             saved = 100 * (1 - part.parameter_ratio)
-            draw_points(ax, saved, part["mean"], part["std"], method, line="none")
+            draw_points(ax, saved, part["mean"], part["std"], find_look(method), line="none")
         draw_references(ax, reference, tuned)
         lines = [value for value in (reference.untuned, reference.tuned) if value is not None]
         _name_points(ax, table, lines)
@@ -124,6 +136,11 @@ def plot_windows(windows: pd.DataFrame, model: str, params: Params) -> Figure | 
     """Figure 4: the score of every window before tuning, at each count that leaves a choice.
 
     A window that would hide all others stands at the edge, with its score.
+
+    Args:
+        windows: what `read_windows` returned.
+        model: its name.
+        params: which ratios there are.
     """
     ours = windows[windows.method.isin(MERGES)]
     sizes = ours.groupby("ratio").layers.nunique()
@@ -143,35 +160,41 @@ def _draw_windows(ax: Axes, rows: pd.DataFrame, metric: Metric, base: float) -> 
     names = list(dict.fromkeys(rows.layers))
     values = pd.concat([rows.value, pd.Series([base])], ignore_index=True)
     low, high = find_range(values, metric)
-    gone: dict[int, int] = {}  # how many are noted at a place already
-    for method, part in rows.groupby("method", sort=False):
-        x = [names.index(name) for name in part.layers]
-        shown = part.value.where(part.value.between(low, high))
-        draw_points(ax, x, shown, [float("nan")] * len(x), method)
-        for xi, value in zip(x, part.value, strict=True):
-            if not low <= value <= high:
-                _note_clipped(ax, xi, value, metric, method, gone)
     room = 0.08 * (high - low)
     ax.set_ylim(low - room, high + room)
+    noted = Counter()  # how many are noted at a place already
+    for method, part in rows.groupby("method", sort=False):
+        x, look = [names.index(name) for name in part.layers], find_look(method)
+        shown = part.value.where(part.value.between(low, high))
+        draw_points(ax, x, shown, [float("nan")] * len(x), look)
+        for point in zip(x, part.value, strict=True):
+            if not low <= point[1] <= high:
+                note_clipped(ax, point, look["color"], noted[point[0]])
+                noted[point[0]] += 1
     ax.axhline(base, color=BASE["color"], ls="--", lw=1.4, zorder=1, label=BASE["label"])
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.set_xticks(range(len(names)), names, rotation=0 if len(names) < 9 else 90)
     ax.set_xlabel("merged window (first-last layer)")
 
 
-def plot_likeness(likeness: pd.DataFrame, model: str) -> Figure | None:
-    """Figures 5 and 6: CKA between all pairs of sublayers, FF and attention outputs."""
+def plot_similarity(similarity: pd.DataFrame, model: str) -> Figure | None:
+    """Figures 5 and 6: CKA between all pairs of sublayers, FF and attention outputs.
+
+    Args:
+        similarity: what `read_similarity` returned.
+        model: its name.
+    """
     kinds = (("ff", "FF outputs (Figure 5)"), ("attention", "attention outputs (Figure 6)"))
-    if likeness.empty:
+    if similarity.empty:
         return None
     figure, axes = make_panels(2, 3.5)
     for ax, (kind, title) in zip(axes, kinds, strict=True):
-        _draw_likeness(ax, likeness[likeness.kind == kind])
+        _draw_similarity(ax, similarity[similarity.kind == kind])
         ax.set_title(title)
     return finish(figure, axes, model)
 
 
-def _draw_likeness(ax: Axes, pairs: pd.DataFrame) -> None:
+def _draw_similarity(ax: Axes, pairs: pd.DataFrame) -> None:
     stacks = list(dict.fromkeys(pairs["stack"]))
     name = "{}" if len(stacks) == 1 else "{1:.3} {0}"
     a, b = (
@@ -197,7 +220,16 @@ def _draw_likeness(ax: Axes, pairs: pd.DataFrame) -> None:
 
 
 def plot_curves(curves: pd.DataFrame, metric: Metric, params: Params, model: str) -> Figure | None:
-    """Learning curves of recovery fine-tuning: mean over seeds, the band is one deviation."""
+    """Learning curves of recovery fine-tuning: mean over seeds, the band is one deviation.
+
+    Where a start would hide what tuning does, it stands at the edge, with its score.
+
+    Args:
+        curves: what `read_curves` returned.
+        metric: of the results; curves of another one are labelled by its name alone.
+        params: which ratios there are.
+        model: its name.
+    """
     ratios = [
         ratio
         for ratio in list_ratios(params, model)
@@ -217,35 +249,35 @@ def plot_curves(curves: pd.DataFrame, metric: Metric, params: Params, model: str
 
 
 def _draw_curves(ax: Axes, curves: pd.DataFrame, base: float | None) -> None:
-    for method, part in curves.groupby("method", sort=False):
-        means = part.groupby("step").value.agg(["mean", "std"])
-        nothing = [float("nan")] * len(means)
-        label = {"label": TUNED} if method == "base" else {}
-        draw_points(ax, means.index, means["mean"], nothing, method, ms=4, **label)
-        band = partial(ax.fill_between, color=find_look(method)["color"], alpha=0.15, lw=0)
-        band(means.index, means["mean"] - means["std"], means["mean"] + means["std"])
     if base is not None:
         scale_axis(ax, curves.value, base)
         ax.axhline(base, color=BASE["color"], ls="--", lw=1.4, zorder=1, label=BASE["label"])
-    ax.set_xticks(sorted(curves.step.unique()))
+    low, high = _find_tuned_range(curves, base)
+    if ax.get_yscale() == "linear":
+        room = 0.08 * (high - low)
+        ax.set_ylim(low - room, high + room)
+    bottom, top = ax.get_ylim() if ax.get_yscale() == "linear" else (-np.inf, np.inf)
+    gone = []
+    for method, part in curves.groupby("method", sort=False):
+        look = find_look(method, tuned=True)
+        means = part.groupby("step").value.agg(["mean", "std"])
+        shown = means[means["mean"].between(bottom, top)]
+        draw_points(ax, shown.index, shown["mean"], [float("nan")] * len(shown), look, ms=4)
+        band = partial(ax.fill_between, color=look["color"], alpha=0.15, lw=0)
+        band(shown.index, shown["mean"] - shown["std"], shown["mean"] + shown["std"])
+        gone += [(value, look["color"]) for value in means.drop(shown.index)["mean"]]
+    for line, (value, color) in enumerate(sorted(gone, reverse=bool(gone) and gone[0][0] > high)):
+        note_clipped(ax, (curves.step.min(), value), color, line, "left")
+    steps = sorted(curves.step.unique())
+    ax.set_xticks(steps)
+    ax.set_xlim(steps[0] - 0.05 * steps[-1], steps[-1] * 1.05)
     ax.set_xlabel("step of recovery fine-tuning")
 
 
-def _note_clipped(
-    ax: Axes, x: int, value: float, metric: Metric, method: str, gone: dict[int, int]
-) -> None:
-    """A value beyond the axis: its number at the edge, with an arrow that points to it."""
-    down = metric.higher_is_better
-    line = gone[x] = gone.get(x, -1) + 1
-    text = f"{'↓' if down else '↑'} {value:,.0f}" if value >= 100 else f"↓ {value:.1f}"
-    ax.annotate(
-        text,
-        (x, 0 if down else 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(0, (4 + 11 * line) * (1 if down else -1)),
-        textcoords="offset points",
-        ha="center",
-        va="bottom" if down else "top",
-        fontsize=8,
-        color=find_look(method)["color"],
-    )
+def _find_tuned_range(curves: pd.DataFrame, base: float | None) -> tuple[float, float]:
+    """What is tuned, if that spans less than a third of what all spans, and else all."""
+    known = [] if base is None else [base]
+    values = pd.Series([*curves.value, *known])
+    tuned = pd.Series([*curves.value[curves.step > curves.step.min()], *known])
+    some = tuned if 3 * (tuned.max() - tuned.min()) < values.max() - values.min() else values
+    return float(some.min()), float(some.max())

@@ -27,7 +27,12 @@ def table_hyperparameters(params: Params, name: str) -> pd.DataFrame:
 
 
 def table_data(paper: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Table 9: examples per split, ours and the paper's."""
+    """Table 9: examples per split, ours and the paper's.
+
+    Args:
+        paper: what `read_paper` returned.
+        params: the models to run, their data and the corpora's sizes.
+    """
     rows = []
     for model in params.run:
         entry = params.model(model)

@@ -1,15 +1,20 @@
 """The footnotes of figures and tables: what is shown, in which unit, with which spread."""
 
-REMOVED = "Test split, after tuning; bars: one standard deviation over seeds, where they show."
-REDUCTION = "Test split; bars: one standard deviation over seeds, where they show."
+REMOVED = (
+    "Test split, after tuning; bars: one standard deviation over seeds, where longer than a marker."
+)
+REDUCTION = "Test split; bars: one standard deviation over seeds, where longer than a marker."
 WINDOWS = "Validation split, before tuning; a number with an arrow lies beyond the axis."
-LIKENESS = "Validation split; an encoder and a decoder see different tokens and are not compared."
-CURVES = "Validation split, in the precision of tuning; band: one standard deviation over seeds."
+SIMILARITY = "Validation split; an encoder and a decoder see different tokens and are not compared."
+CURVES = (
+    "Validation split, in the precision of tuning; band: one standard deviation over seeds; a "
+    "number with an arrow lies beyond the axis."
+)
 PARETO = (
-    "Test split, after tuning, in percent of the base tuned alike; bars: one standard "
-    "deviation over seeds. Hollow: in 8 bits; models with adapters are in 4. Ringed: no "
-    "smaller model keeps as much, by its mean. An arrow marks what keeps less than the axis "
-    "shows. Variants that are tuned with one seed (Tables 1 and 2) are left out."
+    "Test split, after tuning, in percent of the base tuned alike; bars: one standard deviation "
+    "over seeds, where longer than a marker. Hollow: in 8 bits; models with adapters are in 4. "
+    "Ringed: no smaller model keeps as much, by its mean. An arrow marks what keeps less than the "
+    "axis shows. Variants that are tuned with one seed (Tables 1 and 2) are left out."
 )
 HELPED = "Median gain: in the metric's unit, + is better. With all but one merged: a single window."
 CLAIMS = (
@@ -28,8 +33,8 @@ INT8 = (
     " the scales (4 bytes for each row of an 8-bit weight), which weigh the more, the "
     "narrower a model is; embeddings stay in 32 bits. The paper's release prints "
     "`get_memory_footprint()`, which sums parameters and buffers: scales are neither, so its "
-    "percentages leave them out. At its widths they add a tenth of a point (ViT-B: 67,584 "
-    "rows, 0.27 of 346 MB), which 20 % does not show."
+    "percentages leave them out. At its widths they add a tenth of a point (ViT-B: 82,944 "
+    "rows, 0.33 of 346 MB; merged 67,584 rows, 0.27 MB), which 20 % does not show."
 )
 ADAPTERS = "Adapters stand beside all linear layers, over weights in NF4, doubly quantized."
 DATA = "The paper prints 12,281,167 training images for ImageNet-1k; the data set has 1,281,167."
@@ -40,6 +45,6 @@ FULL = (
 )
 COMET = "The paper's metric is COMET; `models/MODEL/answers` holds the texts to compute it on."
 OVERVIEW = (
-    "Tuned alike: the same short training as the merged model's. Kept: of that model's quality. "
-    "Removed sublayers are not missing: they share one FF with their neighbours."
+    r"\* Tuned alike: the same short training as the merged model's. Kept: of that model's "
+    "quality. Layers whose FF is removed share the merged one with their neighbours."
 )

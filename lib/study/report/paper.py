@@ -20,12 +20,24 @@ def read_paper(path: Path) -> pd.DataFrame:
 
 
 def select_paper(paper: pd.DataFrame, model: str | None, table: int) -> pd.DataFrame:
-    """What one table of the paper says of one of its models; no rows if it says nothing."""
+    """What one table of the paper says of one of its models; no rows if it says nothing.
+
+    Args:
+        paper: what `read_paper` returned.
+        model: the paper's name of it.
+        table: its number in the paper.
+    """
     return paper[(paper.model == model) & (paper.table == table)]
 
 
 def print_theirs(rows: pd.DataFrame, key: str, column: str = "variant") -> str:
-    """The paper's number of one variant (or metric), as it prints it; a dash without one."""
+    """The paper's number of one variant, as it prints it; a dash without one.
+
+    Args:
+        rows: what `select_paper` returned.
+        key: the variant.
+        column: "metric", where the key is one.
+    """
     found = rows[rows[column] == key].printed
     return found.iloc[0] if len(found) else "–"
 
@@ -33,7 +45,14 @@ def print_theirs(rows: pd.DataFrame, key: str, column: str = "variant") -> str:
 def trace_paper(paper: pd.DataFrame, model: str | None) -> tuple[pd.DataFrame, float] | None:
     """The paper's Table 10 of one of its models, in the form of `summarise`, and its base.
 
-    Its GPT-2 is tuned alike, the other two bases are not. None where Table 10 has no such model.
+    Its GPT-2 is tuned alike, the other two bases are not.
+
+    Args:
+        paper: what `read_paper` returned.
+        model: the paper's name of it.
+
+    Returns:
+        The variants, and the base's score; None where Table 10 has no such model.
     """
     rows = select_paper(paper, model, 10)
     bases = rows[rows.method == "base"].value

@@ -7,15 +7,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from study.config import Params
+from study.report.labels import find_box, print_removed, write_apart, write_beside
 from study.report.results import list_models, measure_sizes
-from study.report.style import BASE, TUNED, WIDTH, find_look, finish, print_removed, write_beside
+from study.report.style import WIDTH, find_look, finish
 
 INK = "#333333"  # of labels that stand for several methods
 FLOOR = 75.0  # percent of the base's quality: what keeps less is drawn here, with its number
 
 
 def plot_pareto(results: pd.DataFrame, params: Params) -> Figure:
-    """Every main variant of every model after tuning: its bytes, and the quality that it keeps."""
+    """Every main variant of every model after tuning: its bytes, and the quality that it keeps.
+
+    Args:
+        results: results.csv.
+        params: which variants are the main ones.
+    """
     models = list_models(results, params)
     columns = min(2, len(models))
     rows = -(-len(models) // columns)
@@ -24,36 +30,49 @@ def plot_pareto(results: pd.DataFrame, params: Params) -> Figure:
     for ax in list(axes.flat)[len(models) :]:
         ax.remove()
     axes = list(axes.flat)[: len(models)]
-    for ax, model in zip(axes, models, strict=True):
-        table = mark_best(measure_sizes(results, model, params))
+    tables = [mark_best(measure_sizes(results, model, params)) for model in models]
+    for ax, model, table in zip(axes, models, tables, strict=True):
         _draw_model(ax, table)
         ax.set_title(model, fontweight="bold")
         ax.set(xlabel="bytes (% of the uncompressed in 32 bits)")
         ax.set_ylabel("quality kept (%)")
-    return finish(figure, axes)
+    finish(figure, axes)
+    for ax, table in zip(axes, tables, strict=True):
+        _name_points(ax, table)
+    return figure
 
 
 def mark_best(table: pd.DataFrame) -> pd.DataFrame:
-    """Mark in a new column `best` what nothing else beats in both size and quality."""
+    """Mark in a new column `best` what nothing else beats in both size and quality.
+
+    Args:
+        table: what `measure_sizes` returned.
+    """
     order = table.sort_values(["size", "kept"], ascending=[True, False])
     before = order.kept.astype(float).cummax().shift(fill_value=-np.inf)
     return table.assign(best=order.kept > before)
 
 
 def _draw_model(ax: Axes, table: pd.DataFrame) -> None:
-    ax.axhline(100, color=BASE["color"], ls=":", lw=1.4, zorder=1, label=f"{TUNED} = 100 %")
-    for (method, int8), part in table.groupby(["method", "int8"], sort=False):
-        part = part.sort_values("size", ascending=False)
-        look = find_look(method)
-        y = part.kept.clip(lower=FLOOR)
+    alike = (table.method == "base") & (table.phase == "tuned")
+    whole = find_look("base", tuned=alike.any())  # is 100 %: a line, and a point on it
+    dotted = {"color": whole["color"], "ls": ":", "lw": 1.4}
+    ax.axhline(100, zorder=1, **dotted)
+    ax.plot([], [], whole["marker"], ms=6.5, label=f"{whole['label']} = 100 %", **dotted)
+    for (method, tuned, int8), part in table.groupby(["method", alike, "int8"], sort=False):
+        look = find_look(method, tuned)
+        is_whole = look == whole and not int8  # another point may lie close below it
+        label = f"{look['label']}, LLM.int8()" if int8 else look["label"]
         ax.plot(
             part["size"],
-            y,
+            part.kept.clip(lower=FLOOR),
             look["marker"],
             color=look["color"],
             mfc="white" if int8 else look["color"],
-            ms=6.5,
-            label=f"{look['label']}, LLM.int8()" if int8 else look["label"],
+            mec="white" if is_whole else look["color"],
+            mew=0.6 if is_whole else 1,
+            ms=8 if is_whole else 6.5,
+            label=None if is_whole else label,
         )
         bars = part[part["std"].notna() & (part.kept >= FLOOR)]
         ax.errorbar(bars["size"], bars.kept, bars["std"], fmt="none", color=look["color"], zorder=1)
@@ -68,25 +87,29 @@ def _draw_model(ax: Axes, table: pd.DataFrame) -> None:
         mew=0.9,
         label="best at its size",
     )
-    _name_points(ax, table)
     ax.margins(x=0.15, y=0.13)
 
 
 def _name_points(ax: Axes, table: pd.DataFrame) -> None:
-    """What went, above the FFs' best and below the layers' worst of each size."""
-    above = table[(table.kept >= FLOOR) & table.kind.notna()]
-    for (kind, removed, int8), same in above.groupby(["kind", "removed", "int8"]):
-        row = same.loc[same.kept.idxmin() if kind == "layers" else same.kept.idxmax()]
+    """What went, at the FFs' best and the layers' worst of each size, or beside it."""
+    shown = table[table.kept >= FLOOR]
+    taken = [find_box(ax, (0, 100), (1e3, 100), 1)]  # the line across
+    for row in shown.fillna({"std": 0}).to_dict("records"):
+        x, y, bar = row["size"], row["kept"], row["std"]
+        taken.append(find_box(ax, (x, y), (x, y), 6 if row["best"] else 3.5))
+        taken.append(find_box(ax, (x, y - bar), (x, y + bar), 1))
+    _name_clipped(ax, table[table.kept < FLOOR])
+    for (kind, removed, int8), same in shown.groupby(["kind", "removed", "int8"]):
+        below = kind == "layers"
+        row = same.loc[same.kept.idxmin() if below else same.kept.idxmax()]
         text = print_removed(removed, kind) + ", int8" * int8
-        down = kind == "layers"
-        place = {"xytext": (0, -7 if down else 7), "va": "top" if down else "bottom"}
-        write_beside(ax, text, (row["size"], row.kept), INK, ha="center", **place)
-    for _, low in table[table.kept < FLOOR].groupby(table["size"].round()):
+        write_apart(ax, text, (row["size"], row.kept), INK, taken, below)
+
+
+def _name_clipped(ax: Axes, table: pd.DataFrame) -> None:
+    for _, low in table.groupby(table["size"].round()):
         for i, row in enumerate(low.sort_values("kept").to_dict("records")):
-            what = print_removed(row["removed"], row["kind"])
-            text, place = (
-                f"{what}: {row['kept']:.0f} % ↓",
-                {"xytext": (0, 11 + 11 * i), "ha": "center"},
-            )
+            text = f"{print_removed(row['removed'], row['kind'])}: {row['kept']:.0f} % ↓"
+            place = {"xytext": (0, 11 + 11 * i), "ha": "center"}
             color = find_look(row["method"])["color"]
             write_beside(ax, text, (row["size"], FLOOR), color, **place)

@@ -19,7 +19,16 @@ def list_roots(root: Path) -> list[Path]:
 
 
 def find_file(roots: list[Path], model: str, path: str) -> Path | None:
-    """A file of a model's small results, in the first of several folders that has it."""
+    """A file of a model's small results, in the first of several folders that has it.
+
+    Args:
+        roots: what `list_roots` returned.
+        model: its name.
+        path: below `results/models/MODEL`.
+
+    Returns:
+        None where no folder has it.
+    """
     paths = (root / "results" / "models" / model / path for root in roots)
     return next((path for path in paths if path.exists()), None)
 
@@ -129,7 +138,13 @@ class Reference:
 
 
 def find_reference(rows: pd.DataFrame, model: str, params: Params) -> Reference:
-    """The uncompressed model among the rows of one metric of one model, not in 8 bits."""
+    """The uncompressed model among the rows of one metric of one model, not in 8 bits.
+
+    Args:
+        rows: what `select_metric` returned.
+        model: its name.
+        params: what it was taught.
+    """
     untuned = rows[(rows.method == "base") & (rows.phase == "base")].value
     tuned = summarise(rows[rows.method == "base"])["mean"]
     return Reference(
@@ -145,9 +160,14 @@ def measure_sizes(results: pd.DataFrame, model: str, params: Params) -> pd.DataF
     Left out are variants that are tuned with one seed of several, and a base that was never taught
     the task.
 
+    Args:
+        results: results.csv.
+        model: its name.
+        params: which variants are the main ones.
+
     Returns:
-        variant, method, removed, kind, int8, size (% of the base's bytes), kept and std (% of the
-        quality of `Reference.value`).
+        variant, method, phase, removed, kind, int8, size (% of the base's bytes), kept and std (%
+        of the quality of `Reference.value`).
     """
     mine = select_metric(results, model)
     metric, reference = read_metric(mine), find_reference(mine, model, params)
@@ -160,7 +180,7 @@ def measure_sizes(results: pd.DataFrame, model: str, params: Params) -> pd.DataF
         parts.append(rows.assign(int8=int8, size=100 * rows.bytes / whole))
     rows = pd.concat(parts)
     rows = rows[rows.variant.isin(params.compared(model)) | (rows.phase == "base")]
-    keys = ["variant", "method", "removed", "kind", "int8", "size"]
+    keys = ["variant", "method", "phase", "removed", "kind", "int8", "size"]
     table = rows.groupby(keys, sort=False, dropna=False).kept.agg(kept="mean", std="std")
     return table.reset_index()
 
@@ -187,4 +207,4 @@ def _find_training(roots: list[Path], model: str, variant: str, seed: int | None
     if path is None:
         return dict.fromkeys(TRAINED)
     first = pd.read_csv(path, nrows=1).iloc[0]
-    return {"trained_in": first.get("precision"), "hardware": first.get("hardware")}
+    return {name: first.get(name) for name in TRAINED}

@@ -1,4 +1,4 @@
-"""Small results of one model, read for the report: windows before tuning, curves, likeness."""
+"""Small results of one model, read for the report: windows before tuning, curves, CKA."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from study.config import Params
 from study.report.choices import MERGES
 from study.report.results import find_file, read_metric
 
-_NOT_METRICS = ("step", "loss", "learning_rate", "precision", "hardware")
+_NOT_METRICS = ("step", "loss", "learning_rate", "trained_in", "hardware")
 
 
 def read_windows(roots: list[Path], model: str, params: Params) -> pd.DataFrame:
@@ -40,6 +40,9 @@ def find_base(windows: pd.DataFrame) -> float:
 def measure_gains(windows: pd.DataFrame) -> pd.DataFrame:
     """How much better permute is than vanilla at every window, before tuning.
 
+    Args:
+        windows: what `read_windows` returned.
+
     Returns:
         ratio, removed, layers, gain in the metric's unit (above 0: permute is better); no rows
         where only one of the two methods was scored.
@@ -54,7 +57,14 @@ def measure_gains(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def count_helped(windows: pd.DataFrame) -> pd.DataFrame:
-    """How often permuting helps before tuning, for each number of FF sublayers removed."""
+    """How often permuting helps before tuning, for each number of FF sublayers removed.
+
+    Args:
+        windows: what `read_windows` returned.
+
+    Returns:
+        A table for the page; empty where only one of the two methods was scored.
+    """
     gains = measure_gains(windows)
     if gains.empty:
         return pd.DataFrame()
@@ -68,6 +78,11 @@ def count_helped(windows: pd.DataFrame) -> pd.DataFrame:
 
 def read_curves(roots: list[Path], model: str, params: Params) -> pd.DataFrame:
     """The learning curves of a model's main variants, where they are there.
+
+    Args:
+        roots: what `list_roots` returned.
+        model: its name.
+        params: which variants and seeds.
 
     Returns:
         variant, method, ratio, seed, step, metric, value (on validation data, in the precision of
@@ -85,24 +100,33 @@ def read_curves(roots: list[Path], model: str, params: Params) -> pd.DataFrame:
 
 
 def find_start(curves: pd.DataFrame) -> float | None:
-    """The uncompressed model's score before its own tuning, in the precision of tuning."""
+    """The uncompressed model's score before its own tuning, in the precision of tuning.
+
+    Args:
+        curves: what `read_curves` returned.
+
+    Returns:
+        None where the base was not tuned.
+    """
     start = curves[(curves.method == "base") & (curves.step == 0)].value
     return None if start.empty else float(start.iloc[0])
 
 
-def read_likeness(roots: list[Path], model: str) -> pd.DataFrame:
-    """cka.csv of a model, its names of sublayers taken apart: kind, stack, a, b (layers), cka.
+def read_similarity(roots: list[Path], model: str) -> pd.DataFrame:
+    """cka.csv of a model: CKA of all pairs of sublayers' outputs.
 
-    The stacks of a translator see different tokens, so only pairs within one are compared. No rows
-    if the file is not there.
+    The stacks of a translator see different tokens, so only pairs within one are there.
+
+    Args:
+        roots: what `list_roots` returned.
+        model: its name.
+
+    Returns:
+        kind ("ff" or "attention"), stack, a, b (layers), cka; no rows if the file is not there.
     """
     path = find_file(roots, model, "cka.csv")
-    if path is None:
-        return pd.DataFrame(columns=["kind", "stack", "a", "b", "cka"])
-    table = pd.read_csv(path)
-    a, b = (table[name].str.split(" ", expand=True) for name in ("a", "b"))
-    table = table.assign(stack=a[0], other=b[0], a=a[1].astype(int), b=b[1].astype(int))
-    return table[table["stack"] == table["other"]][["kind", "stack", "a", "b", "cka"]]
+    columns = ["kind", "stack", "a", "b", "cka"]
+    return pd.DataFrame(columns=columns) if path is None else pd.read_csv(path)[columns]
 
 
 def _read_curve(path: Path, labels: dict) -> list[dict]:

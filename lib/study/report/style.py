@@ -1,22 +1,23 @@
-"""One style for everything that is drawn: colours, widths, references, scales, labels."""
+"""One style for everything that is drawn: colours, widths, references, scales."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import ArrayLike
 
-from ffmerge.methods import Look, describe_method
+from ffmerge.catalogue import Look, describe_method
 from study.metrics import Metric
 from study.report.results import Reference
 
 # Methods bring their own look: Okabe and Ito's colours, which colour-blind readers can tell apart;
 # markers differ as well.
 BASE: Look = {"label": "uncompressed", "color": "#555555", "marker": "D"}
-TUNED = "uncompressed, tuned alike"
-HALO = withStroke(linewidth=2.5, foreground="white")  # no line runs through a label
+TUNED: Look = {"label": "uncompressed, tuned alike", "color": BASE["color"], "marker": "P"}
+MARKER = 5.5  # points
 WIDTH = 8.0  # inches; pages show a figure at 100 pixels an inch, so that 8 pt are legible
 STYLE = {
     "axes.spines.top": False,
@@ -46,20 +47,41 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def find_look(method: str) -> Look:
-    """Label, colour and marker of a method, as its own file says; of the base, ours."""
-    return BASE if method == "base" else describe_method(method).look
+def find_look(method: str, tuned: bool = False) -> Look:
+    """Label, colour and marker of a method, as its own file says; of the base, ours.
+
+    Args:
+        method: its name, or "base".
+        tuned: whether the base was tuned alike, which looks different.
+    """
+    if method == "base":
+        return TUNED if tuned else BASE
+    return describe_method(method).look
 
 
 def make_panels(n: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A row of panels, a third or half of a page wide each: a lone one is not stretched."""
+    """A row of panels, a third or half of a page wide each: a lone one is not stretched.
+
+    Args:
+        n: how many.
+        height: of the figure, in inches.
+    """
     width = WIDTH if n > 1 else WIDTH / 2
     figure, axes = plt.subplots(1, n, figsize=(width, height), squeeze=False)
     return figure, list(axes.flat)
 
 
 def finish(figure: Figure, axes: list[Axes], name: str = "") -> Figure:
-    """The model's name above all panels, one legend below; scales are named where they differ."""
+    """The model's name above all panels, one legend below; scales are named where they differ.
+
+    Args:
+        figure: all of it is drawn but for labels.
+        axes: its panels.
+        name: of the model, where there is one.
+
+    Returns:
+        The figure, laid out; bars that a marker hides but for their ends are left out.
+    """
     if name:
         figure.suptitle(name, x=0.005, ha="left", fontsize=10, fontweight="bold")
     scales = {"log": "log scale", "linear": "linear scale"}
@@ -73,7 +95,22 @@ def finish(figure: Figure, axes: list[Axes], name: str = "") -> Figure:
     if found:
         columns = min(len(found), max(1, int(figure.get_figwidth() / 1.9)))
         figure.legend(found.values(), found, loc="outside lower center", ncols=columns)
+    figure.draw_without_rendering()  # the layout is final
+    for ax in axes:
+        _leave_out_short_bars(ax)
     return figure
+
+
+def _leave_out_short_bars(ax: Axes) -> None:
+    scale = 72 / ax.figure.dpi
+    for container in (c for c in ax.containers if isinstance(c, ErrorbarContainer)):
+        _, caps, (bars,) = container.lines
+        segments = bars.get_segments()
+        heights = [np.ptp(ax.transData.transform(ends)[:, 1]) * scale for ends in segments]
+        shown = np.array(heights) > MARKER
+        bars.set_segments([ends for ends, long in zip(segments, shown, strict=True) if long])
+        for cap in caps:
+            cap.set_data(cap.get_xdata()[shown], cap.get_ydata()[shown])
 
 
 def draw_references(ax: Axes, reference: Reference, tuned: bool = True) -> None:
@@ -85,7 +122,7 @@ def draw_references(ax: Axes, reference: Reference, tuned: bool = True) -> None:
         tuned: whether the other states are tuned, so that the tuned one may be compared with them.
     """
     if tuned and reference.tuned is not None:
-        _draw_across(ax, reference.tuned, TUNED, ":")
+        _draw_across(ax, reference.tuned, TUNED["label"], ":")
     if reference.untuned is None:
         return
     if tuned and not reference.taught:  # far away: it was never taught the task
@@ -96,7 +133,13 @@ def draw_references(ax: Axes, reference: Reference, tuned: bool = True) -> None:
 
 
 def scale_axis(ax: Axes, values: pd.Series, base: float) -> None:
-    """Make the y axis logarithmic where a ruined model would hide the rest."""
+    """Make the y axis logarithmic where a ruined model would hide the rest.
+
+    Args:
+        ax: the panel.
+        values: all that it shows.
+        base: the uncompressed model's, beside which others are ruined.
+    """
     if values.max() > 5 * base:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -108,6 +151,13 @@ def find_range(values: pd.Series, metric: Metric) -> tuple[float, float]:
     """The range to show, without a few bad values (a quarter at most) that would hide the rest.
 
     They are left out where the others then span less than a third of what all span.
+
+    Args:
+        values: all that there are.
+        metric: which of them are bad.
+
+    Returns:
+        The lowest and the highest that are shown.
     """
     worst_first = values.sort_values(ascending=metric.higher_is_better)
     whole = values.max() - values.min()
@@ -120,25 +170,30 @@ def find_range(values: pd.Series, metric: Metric) -> tuple[float, float]:
     return float(shown.min()), float(shown.max())
 
 
-def write_beside(ax: Axes, text: str, at: tuple[float, float], color: str, **kwargs) -> None:
-    """A direct label at some points from a place in data, in the colour of what it names."""
-    defaults = {"xytext": (7, 0), "textcoords": "offset points", "fontsize": 8.5, "va": "center"}
-    ax.annotate(text, at, color=color, path_effects=[HALO], **(defaults | kwargs))
+def draw_points(
+    ax: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    std: ArrayLike,
+    look: Look,
+    line: str = "-",
+    **kwargs,
+) -> None:
+    """Means, with bars of one standard deviation where there are several seeds.
 
-
-def print_removed(removed: int, kind: str) -> str:
-    """What went, in short: "4 FFs", "2 layers"."""
-    return f"{removed} {'layers' if kind == 'layers' else 'FFs'}"
-
-
-def draw_points(ax: Axes, x, y, std, method: str, line: str = "-", **kwargs) -> None:
-    """A method's means, with bars of one standard deviation where there are several seeds."""
-    look = find_look(method)
+    Args:
+        ax: the panel.
+        x, y: of each point.
+        std: NaN where there is no bar.
+        look: of the method.
+        line: matplotlib's word for what joins them.
+        kwargs: matplotlib's, for `Axes.plot`.
+    """
     x, y, std = (np.asarray(values, float) for values in (x, y, std))
-    settings = {"marker": look["marker"], "ms": 5.5, "lw": 1.6, "label": look["label"]}
+    settings = {"marker": look["marker"], "ms": MARKER, "lw": 1.6, "label": look["label"]}
     ax.plot(x, y, ls=line, color=look["color"], **(settings | kwargs))
     some = np.isfinite(std)
-    if some.any():  # below the markers: what is shorter than one is no stray line across it
+    if some.any():  # below the markers
         ax.errorbar(
             x[some],
             y[some],

@@ -1,12 +1,16 @@
 """The tables of results beside the paper's, from results.csv and paper.csv; no number is typed.
 
-Each has one row for everything that was evaluated; what was not is left out.
+Each takes results.csv, what `read_paper` returned and params.yaml, and has one row for everything
+that was evaluated; what was not is left out.
 """
+
+from collections.abc import Callable
 
 import pandas as pd
 
 from study.config import Params
-from study.report.choices import find_variant, list_anchors, list_windows
+from study.metrics import Metric
+from study.report.choices import find_variant, name_anchors, name_windows
 from study.report.paper import find_loss, print_theirs, select_paper
 from study.report.results import (
     find_reference,
@@ -54,22 +58,26 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
 
 def table_windows(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     """Table 1: the best window and random ones, a third removed."""
-    return _compare_variants(results, paper, params, 1, list_windows)
+    return _compare_variants(results, paper, params, 1, name_windows)
 
 
 def table_anchors(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
     """Table 2: the first, the middle and the last sublayer as anchor, a third removed."""
-    return _compare_variants(results, paper, params, 2, list_anchors)
+    return _compare_variants(results, paper, params, 2, name_anchors)
 
 
 def _compare_variants(
-    results: pd.DataFrame, paper: pd.DataFrame, params: Params, number: int, list_names
+    results: pd.DataFrame,
+    paper: pd.DataFrame,
+    params: Params,
+    number: int,
+    find_names: Callable[[Params, str, str], dict[str, str]],
 ) -> pd.DataFrame:
     rows = []
     for model in list_models(results, params):
         part = select_metric(results, model)
         tuned, merged = summarise(part), summarise(part, "merged")
-        names = {v: n for v, n in list_names(params, model, "third").items() if v in tuned.index}
+        names = {v: n for v, n in find_names(params, model, "third").items() if v in tuned.index}
         theirs = select_paper(paper, params.model(model).paper, number)
         for variant, name in names.items() if len(names) > 1 else ():  # one has no other
             rows.append(
@@ -180,6 +188,7 @@ def table_second_metric(
     """All variants by a model's other metric: Table 11, with chrF in the place of COMET.
 
     Args:
+        results, paper, params: as above.
         metric: ours.
         number: of the paper's table to put beside it, which may have another metric.
     """
@@ -223,11 +232,10 @@ def table_overview(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -
                     "Removed": count_removed(row, params, model),
                     "Parameters saved": f"{100 * (1 - row.parameter_ratio):.0f} %",
                     "Metric": metric.label,
-                    "Uncompressed, tuned alike": f"{reference.value:.2f}",
+                    "Uncompressed*": f"{reference.value:.2f}",
                     "Merged": spread(row),
                     "Kept": _share(metric, row, reference.value) + " %",
                     "The paper's model keeps": _kept(metric, loss, stands_for),
-                    "Layers dropped instead": _describe_drop(part, params, model, row),
                 }
             )
     order = {model: i for i, model in enumerate(params.run)}
@@ -235,31 +243,31 @@ def table_overview(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -
     return pd.DataFrame(sorted(rows, key=lambda row: order[row["Model"]]))
 
 
-def _kept(metric, loss: tuple[float, float] | None, name: str | None) -> str:
+def _kept(metric: Metric, loss: tuple[float, float] | None, name: str | None) -> str:
     if loss is None:
         return "–"
     return f"{metric.retained(loss[1], loss[0]):.1f} % ({name})"
 
 
-def _describe_drop(part: pd.DataFrame, params: Params, model: str, merge: pd.Series) -> str:
-    """The layer drop that is nearest in size to a merge: its score, and what it saves."""
-    tuned = summarise(part)
-    drops = tuned[tuned.index.isin(params.variants_by(model, "drop"))]
-    if drops.empty:
-        return "–"
-    row = drops.loc[(drops.parameter_ratio - merge.parameter_ratio).abs().idxmin()]
-    return f"{spread(row)} (saves {100 * (1 - row.parameter_ratio):.0f} %)"
-
-
 def count_removed(row: pd.Series, params: Params, model: str) -> str:
-    """How much went, of how much: "4 of 12 FFs", "2 of 12 layers"."""
+    """How much went, of how much: "4 of 12 FFs", "2 of 12 layers".
+
+    Args:
+        row: of what `summarise` returned.
+        params: how many layers there are.
+        model: its name.
+    """
     layers = sum(params.model(model).layers.values())
     kind = "layers" if row.kind == "layers" else "FFs"
     return f"{row.removed} of {layers} {kind}"
 
 
 def spread(row: pd.Series) -> str:
-    """A mean with its standard deviation over seeds, where there are several."""
+    """A mean with its standard deviation over seeds, where there are several.
+
+    Args:
+        row: of what `summarise` returned.
+    """
     return f"{row['mean']:.2f} ± {row['std']:.2f}" if row.seeds > 1 else f"{row['mean']:.2f}"
 
 
@@ -280,5 +288,5 @@ def _number(table: pd.DataFrame, variant: str, base: pd.DataFrame | None = None)
     return f"{base['mean'].iloc[0]:.2f}" if base is table and len(table) else "–"
 
 
-def _share(metric, row: pd.Series, base: float | None, taught: bool = True) -> str:
+def _share(metric: Metric, row: pd.Series, base: float | None, taught: bool = True) -> str:
     return "–" if base is None or not taught else f"{metric.retained(row['mean'], base):.1f}"
