@@ -9,8 +9,14 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
+from study.config import load_params
+from study.report.claims import Scores
 from study.report.estimates import estimate
+from study.report.paper import read_paper
+from study.report.results import measure_sizes, select_metric, summarise
+from study.report.scores import measure_gains, read_windows
 from workflow.code import normalise
 
 STEMS = [
@@ -90,6 +96,21 @@ def test_every_file_that_a_page_names_exists(repository):
         assert missing == [], page.name
 
 
+def test_every_file_that_an_executed_copy_names_exists(repository):
+    """Copies lie deeper than their sources, so that links are written anew."""
+    copies = sorted((repository / "results" / "notebooks").rglob("*.ipynb"))
+    seen = 0
+    for copy in (path for path in copies if "failed" not in path.name):
+        cells = nbformat.read(copy, as_version=4).cells
+        prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose)
+        targets = [target for target in targets if not target.startswith("http")]
+        missing = [target for target in targets if not (copy.parent / target).exists()]
+        assert missing == [], copy
+        seen += len(targets)
+    assert seen
+
+
 def test_every_heading_that_a_page_links_to_exists(repository):
     for page in find_pages(repository):
         for target, heading in re.findall(r"\]\(([^)#]*)#([^)]+)\)", read(page)):
@@ -148,87 +169,87 @@ def results(repository):
     return pd.read_csv(repository / "results" / "results.csv")
 
 
-class Scores:
-    """One model's scores on its first metric, and what a page would quote of them."""
+class Quotes:
+    """What a page quotes of one model."""
 
-    def __init__(self, results, model):
-        rows = results[(results.model == model) & (results.phase != "first words")]
-        self.rows = rows[rows.metric == rows.metric.iloc[0]]
-        self.lower = rows.metric.iloc[0] == "perplexity"
-        self.reference = self.values("base-tuned").mean()
+    def __init__(self, repository, results, model):
+        self.results, self.model, self.params = results, model, load_params(repository)
+        paper = read_paper(repository / "results" / "paper.csv")
+        self.windows = read_windows([repository], model, self.params)
+        self.scores = Scores(results, paper, self.windows, self.params, model)
+        self.reference = self.scores.reference.value
 
-    def values(self, variant, phase="tuned"):
-        rows = self.rows[self.rows.precision != "int8"]
-        return rows[(rows.variant == variant) & (rows.phase == phase)].value
+    def mean(self, variant):
+        return self.scores.raw(variant).mean()
 
     def kept(self, variant):
-        values = self.values(variant)
-        return 100 * (self.reference / values if self.lower else values / self.reference)
+        return self.scores.kept(variant).mean()
 
     def saved(self, variant):
-        return 100 * (1 - self.rows[self.rows.variant == variant].parameter_ratio.iloc[0])
+        return 100 * (1 - summarise(self.scores.float).parameter_ratio[variant])
 
-    def size(self, variant, precision="float32"):
-        sizes = self.rows[self.rows.precision == precision].groupby("variant").bytes.first()
-        return sizes[variant]
+    def size(self, variant, int8):
+        """In percent of the uncompressed model's bytes."""
+        table = measure_sizes(self.results, self.model, self.params)
+        return table.set_index(["variant", "int8"])["size"][variant, int8]
 
     def above(self, better, worse):
         """The difference in quality kept, with its interval: "+6.2 ± 1.3 %"."""
-        d = estimate((1, self.kept(better)), (-1, self.kept(worse)))
+        d = estimate((1, self.scores.kept(better)), (-1, self.scores.kept(worse)))
         return f"{d.value:+.1f} ± {d.margin:.1f} %".replace("-", "−")
 
 
 def test_the_readme_quotes_the_results(repository, results):
     text = " ".join(read(repository / "README.md").split())
-    scores = {model: Scores(results, model) for model in MODELS}
-    saved = [s.saved("permute-third") for s in scores.values()]
-    kept = [s.kept("permute-third").mean() for s in scores.values()]
-    gpt2, marian, vit = (scores[m] for m in ("gpt2-docs", "marian-cldr", "vit-glyphs"))
-    lead = gpt2.kept("permute-third").mean() - gpt2.kept("drop-sixth").mean()
-    size = vit.size("permute-third", "int8") / vit.size("base")
-    better, windows = count_windows_where_permuting_helps(repository)
+    quotes = {model: Quotes(repository, results, model) for model in MODELS}
+    saved = [q.saved("permute-third") for q in quotes.values()]
+    kept = [q.kept("permute-third") for q in quotes.values()]
+    gpt2, marian, vit = (quotes[m] for m in ("gpt2-docs", "marian-cldr", "vit-glyphs"))
+    lead = gpt2.kept("permute-third") - gpt2.kept("drop-sixth")
+    gains = [gain for q in quotes.values() for gain in measure_gains(q.windows).gain]
     for quote in (
         f"saves {min(saved):.0f} to {max(saved):.0f} % of all parameters",
         f"keeps {min(kept):.0f} to {max(kept):.1f} % of the quality",
         f"{marian.saved('drop-third'):.1f} % of its parameters",
         f"six FF sublayers {marian.saved('permute-half'):.1f} %",
-        f"at {better} of {windows} places",
-        f"not {gpt2.values('drop-sixth').mean():.2f})",
+        f"at {sum(gain > 0 for gain in gains)} of {len(gains)} places",
+        f"not {gpt2.mean('drop-sixth'):.2f})",
         f"not by {lead:.1f} %",
-        f"at {100 * size:.0f} % of its bytes",
+        f"at {vit.size('permute-third', True):.0f} % of its bytes",
     ):
         assert quote in text
-
-
-def count_windows_where_permuting_helps(repository):
-    """Over all models: at how many windows permute beats vanilla before tuning, and of how many."""
-    gains = []
-    for model in MODELS:
-        folder = repository / "results" / "models" / model / "windows"
-        permute, vanilla = (
-            pd.read_csv(folder / f"{m}.csv")[lambda t: t.method != "base"]
-            for m in ("permute", "vanilla")
-        )
-        pairs = permute.merge(vanilla, on=["ratio", "layers", "direction"])
-        sign = pairs.direction.map({"higher": 1, "lower": -1})
-        gains += list(sign * (pairs.value_x - pairs.value_y))
-    return sum(gain > 0 for gain in gains), len(gains)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_findings_quote_the_results(repository, results, model):
     text = read(repository / "docs" / "findings.md")
-    scores = Scores(results, model)
-    third = scores.values("permute-third").mean()
-    loss = scores.above("permute-third", "base-tuned")
+    quotes = Quotes(repository, results, model)
+    third, loss = quotes.mean("permute-third"), quotes.above("permute-third", "base-tuned")
     (row,) = [line for line in text.splitlines() if line.startswith(f"| `{model}` | −")]
-    assert f"{loss} (" in row and f"{scores.reference:.2f} → {third:.2f})" in row
-    assert row.endswith(f"| {scores.saved('permute-third'):.1f} % |")
+    assert f"{loss} (" in row and f"{quotes.reference:.2f} → {third:.2f})" in row
+    assert row.endswith(f"| {quotes.saved('permute-third'):.1f} % |")
     drops = [("permute-third", "drop-sixth"), ("permute-half", "drop-third")]
     for merge, drop in drops if model != "olmo-dialogues" else [("permute-third", "drop-third")]:
-        difference = scores.above(merge, drop)
-        merged, dropped = (f"−{scores.saved(name):.1f} % |" for name in (merge, drop))
+        difference = quotes.above(merge, drop)
+        merged, dropped = (f"−{quotes.saved(name):.1f} % |" for name in (merge, drop))
         assert any(merged in x and dropped in x and difference in x for x in text.splitlines())
+
+
+def test_precision_makes_no_difference_that_three_seeds_show(repository, results):
+    """One variant of three models, tuned in float32; docs/hardware.md says the same."""
+    text = read(repository / "docs" / "hardware.md")
+    float32 = pd.read_csv(repository / "results" / "float32.csv")
+    assert (float32.trained_in == "float32").all()
+    for (model, variant, metric), part in float32.groupby(["model", "variant", "metric"]):
+        rows = select_metric(results, model)
+        rows = rows[(rows.variant == variant) & (rows.phase == "tuned")]
+        assert metric == rows.metric.iloc[0] and (rows.trained_in == "bfloat16").all()
+        assert part.seed.tolist() == rows.seed.tolist() == [0, 1, 2]
+        d = estimate((1, part.value), (-1, rows.value))
+        assert abs(d.value) < d.margin
+        p = stats.ttest_ind(part.value, rows.value, equal_var=False).pvalue
+        seeds = (", ".join(f"{x:.2f}" for x in sample) for sample in (rows.value, part.value))
+        assert f"| `{model}` | {metric} | {' | '.join(seeds)} | {p:.2f} |" in text
 
 
 def test_a_third_merged_and_tuned_keeps_the_accuracy(repository):
