@@ -1,5 +1,7 @@
 """Direct labels: what a point is, in its own colour, where nothing is in the way."""
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
@@ -20,7 +22,9 @@ def print_removed(removed: int, kind: str) -> str:
     return f"{removed} {'layers' if kind == 'layers' else 'FFs'}"
 
 
-def write_beside(ax: Axes, text: str, at: tuple[float, float], color: str, **kwargs) -> Annotation:
+def write_beside(
+    ax: Axes, text: str, at: tuple[float, float], color: str, **kwargs: Any
+) -> Annotation:
     """A label at some points from a place in data, in the colour of what it names.
 
     Args:

@@ -1,5 +1,7 @@
 """One style for everything that is drawn: colours, widths, references, scales."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -177,7 +179,7 @@ def draw_points(
     std: ArrayLike,
     look: Look,
     line: str = "-",
-    **kwargs,
+    **kwargs: Any,
 ) -> None:
     """Means, with bars of one standard deviation where there are several seeds.
 
