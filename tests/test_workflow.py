@@ -367,7 +367,8 @@ def test_durations_are_told_for_this_machine_or_the_one_that_is_known(tmp_path, 
     durations.record(tmp_path, "evals", "a", 15)
     runs = [("base", "a"), ("evals", "a"), ("evals", "a")]
     assert durations.estimate(tmp_path, runs) == "about 10 minutes"
-    assert durations.estimate(tmp_path, [*runs, ("new", "a")]).endswith("1 more that nobody has timed")
+    said = durations.estimate(tmp_path, [*runs, ("new", "a")])
+    assert said.endswith("1 more that nobody has timed")
     monkeypatch.setenv(durations.HARDWARE, "a bigger abacus")
     said = durations.estimate(tmp_path, runs)
     assert said == "about 10 minutes (as measured on: an abacus)"
