@@ -9,9 +9,9 @@ from families import make_gpt2
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutput
 
-from study.sections import Base, Data
 from study.copying import read_notes, score_notes
 from study.records import write_answers
+from study.sections import Base, Data
 from study.tasks import documents, language, summarisation, translation
 from study.tasks.text import IGNORED, load_split, pad, slide_windows
 
