@@ -236,7 +236,7 @@ def test_the_findings_quote_the_results(repository, results, model):
 
 
 def test_precision_makes_no_difference_that_three_seeds_show(repository, results):
-    """One variant of three models, tuned in float32; docs/hardware.md says the same."""
+    """One variant of each model, tuned in float32; docs/hardware.md says the same."""
     text = read(repository / "docs" / "hardware.md")
     float32 = pd.read_csv(repository / "results" / "float32.csv")
     assert (float32.trained_in == "float32").all()
