@@ -4,15 +4,16 @@ import copy
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import REPOSITORY
 
+from ffmerge import catalogue
+from study import checks
 from study.config import Params, load_params
 from study.sections import list_corpora, list_tasks
 
-REPOSITORY = Path(__file__).parents[1]
 GONE = object()
 VIT, GPT2, MARIAN, OLMO = "vit-glyphs", "gpt2-docs", "marian-cldr", "olmo-dialogues"
 
@@ -447,3 +448,29 @@ def test_the_papers_own_model_has_its_recipe(repository):
 def test_an_unknown_name_is_refused_with_the_valid_ones(repository, kind):
     with pytest.raises(ValueError, match=r"'nonsense' is unknown; valid are (vit-glyphs|base, )"):
         getattr(load_params(repository), kind)("nonsense")
+
+
+METHOD = (REPOSITORY / "lib/ffmerge/methods/vanilla.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("NEEDS = ()", 'NEEDS = ("permutations")', "NEEDS is 'permutations'; valid is a tuple"),
+        ('"FF sublayers"', '"heads"', "REMOVES is 'heads'; valid are FF sublayers, layers"),
+        ('"FF sublayers"', "UNIT", "does not say all that a method's does"),
+        ('"shares"', '"magic"', "FAMILY is 'magic'; valid are shares, removes"),
+        (', "marker": "s"', "", "valid is a mapping of label, color, marker"),
+        ("REFERENCE = ", "REFERENZ = ", "does not say all that a method's does"),
+        ("def make", "def make:", "does not say all that a method's does"),
+    ],
+)
+def test_a_mistake_in_a_methods_file_is_one_sentence(old, new, message, tmp_path, monkeypatch):
+    assert old in METHOD
+    (tmp_path / "odd.py").write_text(METHOD.replace(old, new, 1))
+    monkeypatch.setattr(catalogue, "_FOLDER", tmp_path)
+    catalogue.describe_method.cache_clear()
+    with pytest.raises(ValueError, match=r"^lib/ffmerge/methods/odd.py") as error:
+        checks._check_method("odd")
+    assert message in str(error.value) and "\n" not in str(error.value)
+    catalogue.describe_method.cache_clear()

@@ -3,6 +3,7 @@
 import contextlib
 import io
 
+import matplotlib
 import nbformat
 import numpy as np
 import pandas as pd
@@ -45,8 +46,9 @@ def run_here(notebook, parameters):
     """Run a notebook's code in this process: what papermill does, without starting a kernel."""
     path = find_root() / "notebooks" / f"{notebook}.ipynb"
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    names = {}
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    names, quiet = {}, io.StringIO()
+    clean = matplotlib.rc_context()  # each notebook has a kernel, and a style, of its own
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), clean:
         for cell in cells:
             exec(compile(cell.source, f"{notebook}.ipynb", "exec"), names)
             if "parameters" in cell.metadata.get("tags", []):
@@ -67,7 +69,7 @@ def test_the_pipeline_runs_through_papermill_in_order(tmp_path, inside):
         cells = nbformat.read(path, as_version=4).cells
         assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
     results = pd.read_csv(root / "results" / "results.csv")
-    assert list(results) == [*COLUMNS[:-1], "trained_in", "hardware", "signature"]
+    assert list(results) == [*COLUMNS, "trained_in", "hardware"]
     assert results.phase.tolist() == ["base", "base", "merged", "tuned", "tuned"]
     assert results.precision.tolist() == ["float32", "int8", "float32", "float32", "int8"]
     base, base8, merged, tuned, tuned8 = results.to_dict("records")
@@ -101,7 +103,7 @@ def two_runs(tmp_path_factory):
 def test_the_same_seed_gives_identical_results_twice(two_runs):
     first, second = two_runs
     files = [p.relative_to(first) for p in (first / "results").rglob("*.*") if p.is_file()]
-    assert len(files) > 30
+    assert len(files) > 25
     for file in files:
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 

@@ -175,6 +175,6 @@ def test_every_table_and_figure_is_on_one_page(text_run):
     assert {f"table{n}.md" for n in numbers} <= files and "claims.md" in files
     for file in files:
         if file.endswith(".png"):
-            assert f"({file})" in page
+            assert f'src="{file}"' in page
     for number in numbers:
         assert f"Table {number} ·" in page

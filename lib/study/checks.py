@@ -1,11 +1,11 @@
 """What no section of params.yaml can check alone: whether they fit together."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 
-from ffmerge.catalogue import describe_method
+from ffmerge.catalogue import Family, Look, Unit, describe_method
 from ffmerge.groups import parse_layers
 from study.architectures import DEMANDS, check_model, list_uses, list_widths
 from study.sections import Training
@@ -28,6 +28,9 @@ def check_params(params: "Params") -> None:
     if base is None or (base.method, base.seeds) != ("base", "none"):
         found = "missing" if base is None else f"of method {base.method} with seeds {base.seeds}"
         raise ValueError(f"recipes.base is {found}; valid is {{method: base, seeds: none}}")
+    for recipe in params.recipes.values():
+        if recipe.method != "base":
+            _check_method(recipe.method)
     for model, entry in params.models.items():
         check_model(f"models.{model}", entry)
     for model in params.run:
@@ -109,6 +112,29 @@ def _check_training(params: "Params", model: str, variant: str) -> None:
                 f"{where}.adapters is given, but models.{model}.base.architecture.{name} is "
                 f"{width}; valid for 4 bits are multiples of 64"
             )
+
+
+def _check_method(name: str) -> None:
+    """The file of a method says what all files of methods say, as literals."""
+    file = f"lib/ffmerge/methods/{name}.py"
+    try:
+        about = describe_method(name)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} does not say all that a method's does ({error}); valid are the constants "
+            "LOOK, REFERENCE, FAMILY, REMOVES and NEEDS, each a plain literal, as in vanilla.py"
+        ) from None
+    look = set(about.look) if isinstance(about.look, dict) else {about.look}
+    if look != set(Look.__annotations__):
+        valid = ", ".join(Look.__annotations__)
+        raise ValueError(f"{file}: LOOK is {about.look!r}; valid is a mapping of {valid}")
+    literals = {"FAMILY": (about.family, Family), "REMOVES": (about.removes, Unit)}
+    for constant, (found, kind) in literals.items():
+        if found not in get_args(kind):
+            valid = ", ".join(get_args(kind))
+            raise ValueError(f"{file}: {constant} is {found!r}; valid are {valid}")
+    if not isinstance(about.needs, tuple):
+        raise ValueError(f"{file}: NEEDS is {about.needs!r}; valid is a tuple such as ('x',)")
 
 
 def _check_anchor(params: "Params", variant: str) -> None:

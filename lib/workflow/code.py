@@ -109,10 +109,15 @@ def notebook_code(path: Path) -> str:
     """The code cells of a notebook, normalised.
 
     Raises:
-        ValueError: a cell is not Python.
+        ValueError: a cell is not Python, or the file is not a notebook.
     """
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ValueError(
+            f"notebooks/{path.name} is missing or damaged; `git checkout notebooks` brings it back"
+        ) from None
     try:
         return normalise("\n".join(sources))
     except SyntaxError as error:

@@ -69,6 +69,10 @@ class Pipeline:
         stage = self.stages[name]
         return any(out.hash_info for out in (*stage.deps, *stage.outs))
 
+    def has_results(self, name: str) -> bool:
+        """Whether a result of a stage that git tracks is there, whatever dvc.lock says."""
+        return any(not o.use_cache and os.path.exists(o.fs_path) for o in self.stages[name].outs)
+
     def find_reasons(self, name: str) -> list[str]:
         """Why a stage has to run: what differs from dvc.lock, in words; nothing if it does not."""
         stage = self.stages[name]
@@ -85,6 +89,8 @@ class Pipeline:
                 reasons += [_describe(dep)] if dep.changed_checksum() else []
             elif any(dep.hash_info != out.hash_info for out in self._find_same(name, dep)):
                 reasons.append(_describe(dep))
+            elif not any(_overlap(dep.fs_path, out.fs_path) for out in self.inputs[name]):
+                reasons.append(f"{dep.def_path} is gone")  # and no stage makes it
         for out in stage.outs:
             if os.path.exists(out.fs_path) and out.changed_checksum():
                 reasons.append(f"{out.def_path} was altered")
@@ -213,6 +219,10 @@ def _find_overlaps(trie, key: tuple) -> list[Output]:
     """The outputs that are a path, lie above it or below it."""
     above = [node.value for node in trie.prefixes(key)]
     return above + (trie.values(prefix=key) if trie.has_subtrie(key) else [])
+
+
+def _overlap(a: str, b: str) -> bool:
+    return a == b or a.startswith(b + os.sep) or b.startswith(a + os.sep)
 
 
 def _describe(dep: Output) -> str:

@@ -76,13 +76,17 @@ def check_bases(
         for name, path in plan.again.items()
         if is_base(name)
     }
-    known = {n: why for n, why in (reasons | lacking).items() if pipeline.has_run(n)}
+    found = reasons | lacking
+    unlocked = [n for n in found if not pipeline.has_run(n) and pipeline.has_results(n)]
+    known = {n: why for n, why in found.items() if pipeline.has_run(n) or n in unlocked}
     if not known or bases == "retrain":
         return []
     if bases == "keep" and not lacking:
         return list(known)
     names = "; ".join(f"{name}: {why}" for name, why in known.items())
     keep = ", or `make repro BASES=keep` to go on with those that the repository carries"
+    if unlocked:
+        keep = ", or `git checkout dvc.lock`, which lost them: their results are here"
     raise ValueError(
         f"base models would be trained anew ({names}), {estimate(root, params, list(known))}; run "
         f"`make repro BASES=retrain` to do so{'' if lacking else keep}"

@@ -45,6 +45,6 @@ FULL = (
 )
 COMET = "The paper's metric is COMET; `models/MODEL/answers` holds the texts to compute it on."
 OVERVIEW = (
-    r"\* Tuned alike: the same short training as the merged model's. Kept: of that model's "
-    "quality. Layers whose FF is removed share the merged one with their neighbours."
+    r"\* Tuned alike, if not said otherwise: the same short training as the merged model's. Kept: "
+    "of that model's quality. Layers whose FF is removed share the merged one with neighbours."
 )

@@ -132,6 +132,11 @@ class Reference:
     taught: bool = True
 
     @property
+    def is_known(self) -> bool:
+        """Whether there is anything to compare tuned variants with: a base that knows the task."""
+        return self.tuned is not None or (self.taught and self.untuned is not None)
+
+    @property
     def value(self) -> float:
         """The one to compare tuned variants with: tuned alike if there is one."""
         return self.untuned if self.tuned is None else self.tuned
@@ -175,6 +180,8 @@ def measure_sizes(results: pd.DataFrame, model: str, params: Params) -> pd.DataF
     parts = []
     for int8 in (False, True):
         rows = select_metric(results, model, int8=int8)
+        if not reference.is_known:
+            rows = rows.iloc[:0]
         rows = rows.assign(kept=metric.retained(rows.value, reference.value))
         rows = rows[rows.phase.isin(["base", "tuned"] if reference.taught else ["tuned"])]
         parts.append(rows.assign(int8=int8, size=100 * rows.bytes / whole))

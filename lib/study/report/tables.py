@@ -13,6 +13,7 @@ from study.metrics import Metric
 from study.report.choices import find_variant, name_anchors, name_windows
 from study.report.paper import find_loss, print_theirs, select_paper
 from study.report.results import (
+    Reference,
     find_reference,
     list_models,
     read_metric,
@@ -232,9 +233,9 @@ def table_overview(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -
                     "Removed": count_removed(row, params, model),
                     "Parameters saved": f"{100 * (1 - row.parameter_ratio):.0f} %",
                     "Metric": metric.label,
-                    "Uncompressed*": f"{reference.value:.2f}",
+                    "Uncompressed*": _print_reference(reference),
                     "Merged": spread(row),
-                    "Kept": _share(metric, row, reference.value) + " %",
+                    "Kept": _keep(metric, row, reference),
                     "The paper's model keeps": _kept(metric, loss, stands_for),
                 }
             )
@@ -286,6 +287,16 @@ def _number(table: pd.DataFrame, variant: str, base: pd.DataFrame | None = None)
     if variant in table.index:
         return f"{table.loc[variant, 'mean']:.2f}"
     return f"{base['mean'].iloc[0]:.2f}" if base is table and len(table) else "–"
+
+
+def _print_reference(reference: Reference) -> str:
+    if not reference.is_known:
+        return "–"
+    return f"{reference.value:.2f}" + (" (not tuned)" if reference.tuned is None else "")
+
+
+def _keep(metric: Metric, row: pd.Series, reference: Reference) -> str:
+    return f"{_share(metric, row, reference.value)} %" if reference.is_known else "–"
 
 
 def _share(metric: Metric, row: pd.Series, base: float | None, taught: bool = True) -> str:
