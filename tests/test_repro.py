@@ -13,7 +13,9 @@ from conftest import write_tiny_profile
 from dvc.utils.serialize import _yaml
 
 from workflow import lockfile
+from workflow import repro as repro_module
 from workflow.graph import find_changes, sort
+from workflow.planning import Schedule
 from workflow.recompute import split
 
 PIPELINE = """
@@ -217,6 +219,29 @@ def test_a_killed_run_loses_only_the_stage_that_was_running(clone):
     set_parameter(clone, "pause", 0)
     assert repro(clone) == ["permutations", "tuned-0", "tuned-1", "evals", "figures"]
     assert (clone / "models" / "p").read_text() == "wei"
+
+
+def test_an_input_that_is_gone_and_that_no_stage_makes_is_named(clone):
+    (clone / "source").unlink()
+    error = call(clone, sys.executable, "-m", "workflow.repro", "--check", check=False).stderr
+    assert "stale: base" in error and "source is gone: base" in error
+
+
+def test_a_lost_lock_retrains_no_base_whose_results_are_there(tmp_path, monkeypatch):
+    class Unlocked:
+        def has_run(self, name):
+            return False
+
+        def has_results(self, name):
+            return name == "base@there"
+
+    monkeypatch.setattr(repro_module, "estimate", lambda *args: "about 9 minutes")
+    plan = Schedule({"base@there": ["it never ran"], "base@new": ["it never ran"]})
+    with pytest.raises(ValueError, match=r"base@there: it never ran.*git checkout dvc.lock"):
+        repro_module.check_bases(tmp_path, None, Unlocked(), plan, "ask")
+    assert repro_module.check_bases(tmp_path, None, Unlocked(), plan, "retrain") == []
+    new = Schedule({"base@new": ["it never ran"]})
+    assert repro_module.check_bases(tmp_path, None, Unlocked(), new, "ask") == []
 
 
 def test_the_check_names_stale_stages_and_runs_nothing(clone):
