@@ -47,7 +47,7 @@ def run_here(notebook, parameters):
     path = find_root() / "notebooks" / f"{notebook}.ipynb"
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     names, quiet = {}, io.StringIO()
-    clean = matplotlib.rc_context()  # each notebook has a kernel, and a style, of its own
+    clean = matplotlib.rc_context(matplotlib.rcParamsDefault)  # a kernel starts without a style
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), clean:
         for cell in cells:
             exec(compile(cell.source, f"{notebook}.ipynb", "exec"), names)

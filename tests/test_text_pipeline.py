@@ -111,7 +111,8 @@ def text_run(tmp_path_factory):
     os.environ[PUBLISH] = "1"
     find_root.cache_clear()
     for notebook, parameters in stages(load_params(root), *content["run"]):
-        run_here(notebook, parameters)
+        if notebook != "0_tour" or parameters["model"] in ("gpt2-docs", "marian-cldr"):
+            run_here(notebook, parameters)
     os.chdir(before)
     del os.environ[PUBLISH]
     find_root.cache_clear()
