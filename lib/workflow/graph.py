@@ -50,10 +50,14 @@ class Pipeline:
         loaded = load_file(repo, os.path.join(repo.root_dir, "dvc.yaml")).stages.values()
         self.stages: dict[str, Stage] = {stage.addressing: stage for stage in loaded}
         trie = build_outs_trie(self.stages.values())
-        self.inputs: dict[str, list[Output]] = {}  # the outputs of others that a stage reads
-        for name, stage in self.stages.items():
-            keys = [dep.fs.parts(dep.fs_path) for dep in stage.deps]
-            self.inputs[name] = [out for key in keys for out in _find_overlaps(trie, key)]
+        self.made: dict[str, dict[str, list[Output]]] = {  # of a stage: path to outputs of others
+            name: {d.fs_path: _find_overlaps(trie, d.fs.parts(d.fs_path)) for d in stage.deps}
+            for name, stage in self.stages.items()
+        }
+        self.inputs: dict[str, list[Output]] = {  # all of those that a stage reads
+            name: [out for outs in paths.values() for out in outs]
+            for name, paths in self.made.items()
+        }
         self.needs = {
             name: list(dict.fromkeys(out.stage.addressing for out in outs))
             for name, outs in self.inputs.items()
@@ -89,7 +93,7 @@ class Pipeline:
                 reasons += [_describe(dep)] if dep.changed_checksum() else []
             elif any(dep.hash_info != out.hash_info for out in self._find_same(name, dep)):
                 reasons.append(_describe(dep))
-            elif not any(_overlap(dep.fs_path, out.fs_path) for out in self.inputs[name]):
+            elif not self.made[name][dep.fs_path]:
                 reasons.append(f"{dep.def_path} is gone")  # and no stage makes it
         for out in stage.outs:
             if os.path.exists(out.fs_path) and out.changed_checksum():
@@ -157,7 +161,7 @@ class Pipeline:
             return None
 
     def _find_same(self, name: str, dep: Output) -> list[Output]:
-        return [out for out in self.inputs[name] if out.fs_path == dep.fs_path]
+        return [out for out in self.made[name][dep.fs_path] if out.fs_path == dep.fs_path]
 
 
 @contextmanager
@@ -219,10 +223,6 @@ def _find_overlaps(trie, key: tuple) -> list[Output]:
     """The outputs that are a path, lie above it or below it."""
     above = [node.value for node in trie.prefixes(key)]
     return above + (trie.values(prefix=key) if trie.has_subtrie(key) else [])
-
-
-def _overlap(a: str, b: str) -> bool:
-    return a == b or a.startswith(b + os.sep) or b.startswith(a + os.sep)
 
 
 def _describe(dep: Output) -> str:
