@@ -98,23 +98,28 @@ def test_a_clone_with_windows_line_endings_is_not_stale(copy, tmp_path):
     assert find_stale(tmp_path / "windows") == set()
 
 
+def list_new(models, method, variant):
+    """The stages that a new recipe makes or restales, and figures."""
+    expected = {"figures"}
+    for model in models:
+        expected |= {f"merges@{model}-{method}", f"evals@{model}-{variant}"}
+        expected |= {f"finetune@{model}-{variant}-{seed}" for seed in PARAMS.seeds}
+    return expected
+
+
 def test_a_new_method_is_a_file_and_a_recipe_and_runs_alone(copy):
     shutil.copy(copy / "lib/ffmerge/methods/vanilla.py", copy / "lib/ffmerge/methods/another.py")
-    expected = {"figures"}
-    for model in add_recipe(copy, "another-third", "{method: another, ratio: third}"):
-        expected |= {f"merges@{model}-another", f"evals@{model}-another-third"}
-        expected |= {f"finetune@{model}-another-third-{seed}" for seed in PARAMS.seeds}
+    models = add_recipe(copy, "another-third", "{method: another, ratio: third}")
     stale, reasons = check(copy)
-    assert stale == expected and "it never ran: merges@" in reasons
+    assert stale == list_new(models, "another", "another-third")
+    assert "it never ran: merges@" in reasons
 
 
 def test_a_new_recipe_runs_alone_but_for_its_method(copy):
-    expected = {"figures"}
-    for model in add_recipe(copy, "last-half", "{method: permute, ratio: half, anchor: last}"):
-        expected |= {f"merges@{model}-permute", f"evals@{model}-last-half"}
-        expected |= {f"finetune@{model}-last-half-{seed}" for seed in PARAMS.seeds}
+    models = add_recipe(copy, "last-half", "{method: permute, ratio: half, anchor: last}")
     stale, reasons = check(copy)
-    assert stale == expected and "variants.last-half none →" in reasons
+    assert stale == list_new(models, "permute", "last-half")
+    assert "variants.last-half none →" in reasons
 
 
 def test_another_window_of_one_variant_restales_its_method_alone(copy):
