@@ -13,7 +13,7 @@ from study.config import find_root, load_params
 from study.places import PUBLISH
 
 matplotlib.use("agg")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # `make test` runs as many files at a time as there are cores
 REPOSITORY = Path(__file__).parents[1]
 
 
