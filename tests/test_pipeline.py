@@ -34,7 +34,7 @@ def stages(params, *models):
         for method in params.methods_of(name):
             yield "4_merges", model | {"method": method}
         for variant in params.variants_of(name):
-            for seed in params.seeds_of(variant):
+            for seed in params.seeds_of(MODEL, variant):
                 yield "5_finetune", model | {"variant": variant, "seed": seed}
             yield "6_evals", model | {"variant": variant}
     yield "7_figures", {}
@@ -126,7 +126,7 @@ def test_every_variant_and_seed_is_in_the_results(two_runs):
         .seed.apply(list)
         .to_dict()
     )
-    assert tuned == {v: params.seeds_of(v) for v in params.variants_of(MODEL) if v != "base"}
+    assert tuned == {v: params.seeds_of(MODEL, v) for v in params.variants_of(MODEL) if v != "base"}
     removed = results.groupby("variant")[["removed", "kind"]].first()
     assert removed.loc["permute-most"].tolist() == [5, "FF sublayers"]
     assert removed.loc["drop-third"].tolist() == [2, "layers"]

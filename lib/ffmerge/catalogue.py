@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 Family = Literal["shares", "removes", "both", "stores fewer bits"]
-Unit = Literal["FF sublayers", "layers"]
+Unit = Literal["FF sublayers", "layers", "% of weights"]
 
 _FOLDER = Path(__file__).parent / "methods"
 _CONSTANTS = ("LOOK", "REFERENCE", "FAMILY", "REMOVES", "NEEDS")

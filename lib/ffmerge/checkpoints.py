@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ffmerge.files import read_json, replacing, write_json
+from ffmerge.sublayers import find_stacks, set_widths
 
 SHARING = "sharing.json"
 
@@ -63,9 +64,10 @@ def save(model: PreTrainedModel, path: str | Path) -> Path:
     with replacing(path) as partial:
         state = {key: value for key, value in model.state_dict().items() if key not in repeated}
         model.save_pretrained(partial, state_dict=state)
-        groups = find_shared_modules(model)
-        content = {"groups": groups, "digest": _digest(groups, partial)}
-        write_json(content if groups else [], partial / SHARING)
+        groups, widths = find_shared_modules(model), _find_uneven_widths(model)
+        content = {"groups": groups} | ({"neurons": widths} if widths else {})
+        content["digest"] = _digest(groups, widths, partial)
+        write_json(content if groups or widths else [], partial / SHARING)
     return path
 
 
@@ -87,17 +89,19 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
     folder = Path(path)
     if isinstance(path, Path) and not path.exists():
         raise FileNotFoundError(f"no model in {path}; valid is a folder that `save` wrote")
-    groups = _read_sharing(folder)
+    groups, widths = _read_sharing(folder)
     config = transformers.AutoConfig.from_pretrained(
         path, revision=kwargs.get("revision"), trust_remote_code=False
     )
     model_class = getattr(transformers, config.architectures[0])
+    sized = _give_widths(model_class, widths)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # shared names are missing from the file by design
     try:
-        model, info = model_class.from_pretrained(path, output_loading_info=True, **kwargs)
+        model, info = sized.from_pretrained(path, output_loading_info=True, **kwargs)
     finally:
         transformers.logging.set_verbosity(verbosity)
+    model.__class__ = model_class
     for first, *others in groups:
         for name in others:
             model.set_submodule(name, model.get_submodule(first), strict=True)
@@ -110,34 +114,54 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
     return model.eval()
 
 
-def _read_sharing(folder: Path) -> list[list[str]]:
-    """The groups of names that share, as `save` wrote them; none in a checkpoint of others.
+def _find_uneven_widths(model: nn.Module) -> dict[str, list[int]]:
+    """d_ff of every sublayer, by stack, where the configuration's one number cannot say it."""
+    widths = {name: [ff.d_ff for ff in s.sublayers] for name, s in find_stacks(model).items()}
+    return widths if any(len(set(of_stack)) > 1 for of_stack in widths.values()) else {}
+
+
+def _give_widths(model_class: type, widths: dict[str, list[int]]) -> type:
+    """A model class whose FF sublayers have these widths before any weight is read."""
+    if not widths:
+        return model_class
+
+    def build(self, config, *args, **kwargs) -> None:
+        model_class.__init__(self, config, *args, **kwargs)
+        for name, stack in find_stacks(self).items():
+            set_widths(self, stack, widths[name])
+
+    return type(model_class.__name__, (model_class,), {"__init__": build})
+
+
+def _read_sharing(folder: Path) -> tuple[list[list[str]], dict[str, list[int]]]:
+    """The names that share, and uneven widths, as `save` wrote them; none in others' checkpoints.
 
     Raises:
         ValueError: the file is not what `save` wrote beside these weights.
     """
     file = folder / SHARING
     if not file.exists():
-        return []
+        return [], {}
     try:
         content = read_json(file)
         if content == []:
-            return []
-        groups, digest = content["groups"], content["digest"]
+            return [], {}
+        groups, widths, digest = content["groups"], content.get("neurons", {}), content["digest"]
     except (ValueError, TypeError, KeyError):
-        groups, digest = None, ""
-    if digest != _digest(groups, folder):
+        groups, widths, digest = None, {}, ""
+    if digest != _digest(groups, widths, folder):
         raise ValueError(f"{file} was altered; valid is the file that was saved with the weights")
-    return groups
+    return groups, widths
 
 
-def _digest(groups: list[list[str]] | None, folder: Path) -> str:
+def _digest(groups: list[list[str]] | None, widths: dict[str, list[int]], folder: Path) -> str:
     """Names the groups and the weights that they belong to: the names in the weight files."""
     names = []
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
             names += opened.keys()
-    return hashlib.sha256(json.dumps([groups, sorted(names)]).encode()).hexdigest()
+    told = [groups, *([widths] if widths else []), sorted(names)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def size_on_disk(path: str | Path) -> int:

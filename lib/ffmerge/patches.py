@@ -8,7 +8,7 @@ gives the variant, bit for bit. Methods (`ffmerge.methods`) make patches; nothin
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ffmerge.files import replacing
 from ffmerge.groups import Anchor, Group, check_groups, format_layers
-from ffmerge.sublayers import Stack, find_stacks, set_layers
+from ffmerge.sublayers import Stack, find_stacks, set_layers, set_widths
 
 Groups = Mapping[str, tuple[Group, ...]]
+Layers = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,23 @@ class Plan:
     Attributes:
         groups: stack to the groups of sublayers that share one FF.
         dropped: stack to the layers that go, attention and all (Section 4.4).
+        neurons: stack to how many neurons stay in each of its FF sublayers; where the whole FF goes
+            it is 1, a silent one.
     """
 
     groups: Groups = field(default_factory=dict)
-    dropped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dropped: Layers = field(default_factory=dict)
+    neurons: Layers = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """`5-9`, or where stacks differ `encoder 0-2, decoder 3-5`; nothing for the base."""
+        """`5-9`, or where stacks differ `encoder 0-2, decoder 3-5`; nothing for the base.
+
+        Of neurons how many stay in a sublayer: `170 neurons`, or from the fewest to the most, or
+        the layers that are left without any.
+        """
         texts = {name: " ".join(map(str, groups)) for name, groups in self.groups.items()}
         texts |= {name: format_layers(layers) for name, layers in self.dropped.items()}
+        texts |= {name: _format_widths(widths) for name, widths in self.neurons.items()}
         if len(set(texts.values())) <= 1:
             return next(iter(texts.values()), "")
         return ", ".join(f"{name} {text}" for name, text in texts.items())
@@ -54,8 +63,10 @@ class Plan:
             name: [{"layers": list(g.layers), "anchor": g.anchor} for g in groups]
             for name, groups in self.groups.items()
         }
-        dropped = {name: list(layers) for name, layers in self.dropped.items()}
-        return {key: value for key, value in (("groups", groups), ("dropped", dropped)) if value}
+        content = {"groups": groups}
+        for key in ("dropped", "neurons"):
+            content[key] = {name: list(values) for name, values in getattr(self, key).items()}
+        return {key: value for key, value in content.items() if value}
 
     @classmethod
     def from_json(cls, content: Mapping) -> "Plan":
@@ -64,15 +75,19 @@ class Plan:
         Raises:
             ValueError: it holds something that a plan does not know.
         """
-        unknown = set(content) - {"groups", "dropped"}
+        valid = [f.name for f in fields(cls)]
+        unknown = set(content) - set(valid)
         if unknown:
-            raise ValueError(f"plan holds {min(unknown)!r}; valid are groups and dropped")
+            raise ValueError(f"plan holds {min(unknown)!r}; valid are {', '.join(valid)}")
         groups = {
             name: tuple(Group(tuple(g["layers"]), g["anchor"]) for g in groups)
             for name, groups in content.get("groups", {}).items()
         }
-        dropped = {name: tuple(layers) for name, layers in content.get("dropped", {}).items()}
-        return cls(groups, dropped)
+        dropped, neurons = (
+            {name: tuple(values) for name, values in content.get(key, {}).items()}
+            for key in ("dropped", "neurons")
+        )
+        return cls(groups, dropped, neurons)
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ class Patch:
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
-    """The structure of a variant: groups tied, dropped layers gone, all weights as they were.
+    """The structure of a variant: groups tied, layers and neurons gone, all weights as they were.
 
     Args:
         model: an uncompressed model; left as it is.
@@ -101,11 +116,13 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
 
     Raises:
         ValueError: an unknown stack, a layer outside its stack, groups that overlap, sublayers that
-            share already, or no layer left.
+            share already, no layer left, or more neurons than there are.
     """
     check_plan(model, plan)
     model = copy.deepcopy(model)
     stacks = find_stacks(model)
+    for name, widths in plan.neurons.items():
+        set_widths(model, stacks[name], widths)
     for name, groups in plan.groups.items():
         sublayers = stacks[name].sublayers
         for group in groups:
@@ -156,7 +173,7 @@ def check_plan(model: nn.Module, plan: Plan) -> dict[str, Stack]:
         ValueError: as `apply_plan`.
     """
     stacks = find_stacks(model)
-    for name in (*plan.groups, *plan.dropped):
+    for name in (*plan.groups, *plan.dropped, *plan.neurons):
         if name not in stacks:
             raise ValueError(f"stack {name!r} is unknown; valid are {', '.join(stacks)}")
     for name, groups in plan.groups.items():
@@ -175,7 +192,28 @@ def check_plan(model: nn.Module, plan: Plan) -> dict[str, Stack]:
                 f"layers {format_layers(layers)} cannot be dropped from the {name}; valid are at "
                 f"most {n - 1} of its layers 0 to {n - 1}"
             )
+    for name, widths in plan.neurons.items():
+        valid = [ff.d_ff for ff in stacks[name].sublayers]
+        fits = len(widths) == len(valid) and all(map(int.__le__, widths, valid))
+        if not fits or min(widths) < 1:
+            raise ValueError(
+                f"neurons of the {name} are {list(widths)}; valid is one number for each of its "
+                f"{len(valid)} sublayers, from 1 to {max(valid)}"
+            )
+        for group in plan.groups.get(name, ()):
+            if len({widths[i] for i in group.layers}) > 1:
+                raise ValueError(
+                    f"group {group} of the {name} has {[widths[i] for i in group.layers]} neurons; "
+                    "valid is one width in a group"
+                )
     return stacks
+
+
+def _format_widths(widths: tuple[int, ...]) -> str:
+    low, high = min(widths), max(widths)
+    if low == 1:
+        return f"no FF in {format_layers(i for i, width in enumerate(widths) if width == 1)}"
+    return f"{low} neurons" if low == high else f"{low}-{high} neurons"
 
 
 def save_patch(patch: Patch, path: Path) -> None:

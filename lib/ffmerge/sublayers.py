@@ -5,11 +5,13 @@ layer the projections outside the attention modules are the FF sublayer: the las
 the others read the residual stream. So a new model of the usual kind needs no entry anywhere.
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
 from ffmerge.weights import Weights
@@ -80,6 +82,24 @@ class FeedForward:
         """Copy `weights` (shapes as in `Weights`) into the modules, in place."""
         for name, tensor in self.arrange(weights).items():
             self.layer.get_parameter(name).copy_(tensor)
+
+    @torch.no_grad()
+    def resize(self, d_ff: int) -> None:
+        """Keep only the first `d_ff` neurons, one or more: new modules, of the same kind."""
+        for projection, name in self.names.items():
+            module, is_out = self.module(projection), projection == "W_out"
+            narrow = copy.copy(module)  # its class, hooks and settings; the parameters are new
+            narrow._parameters = dict(module._parameters)
+            weight, axis = module.weight, int(is_out != isinstance(module, Conv1D))
+            narrow.weight = nn.Parameter(weight.narrow(axis, 0, d_ff).clone())
+            if module.bias is not None:
+                bias = module.bias if is_out else module.bias[:d_ff]
+                narrow.bias = nn.Parameter(bias.clone())
+            if isinstance(module, nn.Linear):
+                narrow.out_features, narrow.in_features = narrow.weight.shape
+            elif not is_out:
+                narrow.nf = d_ff
+            self.layer.set_submodule(name, narrow, strict=True)
 
     def share(self, other: "FeedForward") -> None:
         """Tie this sublayer to `other`: from now on both are the same module objects.
@@ -154,6 +174,26 @@ def find_stacks(model: nn.Module) -> dict[str, Stack]:
     return dict(sorted(stacks.items(), reverse=True))  # encoder first: it runs first
 
 
+def find_depths(model: nn.Module) -> dict[str, int]:
+    """Every stack's number of layers."""
+    return {name: len(stack) for name, stack in find_stacks(model).items()}
+
+
+def find_activation(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The activation function of a model's FF sublayers.
+
+    Raises:
+        ValueError: its configuration names none.
+    """
+    for name in ("hidden_act", "activation_function", "hidden_activation", "dense_act_fn"):
+        if isinstance(getattr(model.config, name, None), str):
+            return ACT2FN[getattr(model.config, name)]
+    raise ValueError(
+        f"the configuration of {type(model).__name__} names no activation function; valid is one "
+        "with hidden_act or activation_function"
+    )
+
+
 def check_stacks(stacks: dict[str, Stack], layers: dict[str, int]) -> None:
     """Check that stacks are as deep as expected, and their sublayers of one width.
 
@@ -202,6 +242,25 @@ def set_layers(model: nn.Module, stack: Stack, keep: list[int]) -> Stack:
     if len(getattr(config, "layer_types", None) or ()) == depth:
         config.layer_types = [config.layer_types[i] for i in keep]
     return replace(stack, layers=layers, sublayers=tuple(stack.sublayers[i] for i in keep))
+
+
+def set_widths(model: nn.Module, stack: Stack, widths: Sequence[int]) -> None:
+    """Keep only the first neurons of every sublayer of a stack, in place.
+
+    Args:
+        model: the model that `stack` was found in; where all widths are one, its configuration
+            says so, and any tool builds the narrower model.
+        widths: of each sublayer: how many neurons stay.
+    """
+    before = {ff.d_ff for ff in stack.sublayers}
+    for ff, d_ff in zip(stack.sublayers, widths, strict=True):
+        ff.resize(d_ff)
+    if len(set(widths)) == 1 == len(before):
+        config, known = model.config, (*before, None)  # GPT-2 says None for 4 × d_model
+        for name in (f"{stack.name}_ffn_dim", "intermediate_size", "n_inner", "ffn_dim", "d_ff"):
+            if getattr(config, name, 0) in known:
+                setattr(config, name, widths[0])
+                break
 
 
 def _find_sublayer(layer: nn.Module) -> FeedForward | None:

@@ -52,6 +52,18 @@ def permute(weights: Weights, p: Tensor) -> Weights:
     )
 
 
+def select(weights: Weights, kept: Tensor) -> Weights:
+    """Keep only some neurons of one FF sublayer, in the order given.
+
+    Args:
+        weights: the sublayer's weights.
+        kept: (n_kept,) int64, the neurons that stay.
+
+    Invariant: what the others add to the output is gone, and nothing else is.
+    """
+    return permute(weights, kept)
+
+
 def average(sublayers: list[Weights]) -> Weights:
     """The mean of aligned sublayers, weight by weight (Eqs. 3-6).
 

@@ -75,6 +75,9 @@ def _check_listed(params: "Params", model: str) -> None:
     where, listed = f"models.{model}.variants", params.models[model].variants or ()
     _check_different(where, listed)
     _check_known(where, listed, params.recipes)
+    tuned = params.models[model].tuned or ()
+    _check_different(f"models.{model}.tuned", tuned)
+    _check_known(f"models.{model}.tuned", tuned, params.variants_of(model))
     for variant in listed:
         recipe = params.recipes[variant]
         if recipe.ratio is None or recipe.ratio in params.counts(model, recipe):

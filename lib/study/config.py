@@ -75,11 +75,18 @@ class Params(Section):
 
     def compared(self, model: Name) -> list[Name]:
         """The variants of a model that are tuned with every seed: its main comparisons."""
-        return [v for v in self.variants_of(model) if self.recipes[v].seeds == "all"]
+        variants = self.variants_of(model)
+        return [v for v in variants if self._how_often(model, v) == "all"]
 
-    def seeds_of(self, variant: Name) -> list[int]:
-        """The seeds that a variant is tuned with; the untouched base has none."""
-        return {"all": self.seeds, "first": self.seeds[:1], "none": []}[self.recipe(variant).seeds]
+    def seeds_of(self, model: Name, variant: Name) -> list[int]:
+        """The seeds that a variant of a model is tuned with; the untouched base has none."""
+        often = self._how_often(model, variant)
+        return {"all": self.seeds, "first": self.seeds[:1], "none": []}[often]
+
+    def _how_often(self, model: Name, variant: Name) -> str:
+        tuned = self.model(model).tuned
+        is_left_out = tuned is not None and variant not in tuned
+        return "none" if is_left_out else self.recipe(variant).seeds
 
     def counts(self, model: Name, recipe: Recipe) -> dict[str, int]:
         """How much goes from a model at each ratio, of what the recipe's method removes."""

@@ -34,6 +34,7 @@ def finetune(
     seed: int,
     folder: Path,
     resume: bool = False,
+    teacher: PreTrainedModel | None = None,
 ) -> pd.DataFrame:
     """Train a model in place, and keep the state that scores best on validation data (Section 3.4).
 
@@ -45,6 +46,7 @@ def finetune(
         seed: of the order of the data and of dropout.
         folder: for Trainer's checkpoints.
         resume: go on from the last checkpoint in `folder`.
+        teacher: the uncompressed model, where the recipe distils from it.
 
     Returns:
         The learning curve: step, loss (mean since the row before), learning_rate, and the task's
@@ -93,6 +95,8 @@ def finetune(
         optimizers=(optimizer, make_schedule(optimizer, training)),
     )
     trainer.task = task
+    if training.distillation:
+        trainer.teacher, trainer.weight = teacher.eval(), training.distillation
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Bar)
     trainer.train(resume_from_checkpoint=resume or None)
@@ -104,6 +108,19 @@ def finetune(
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that training changes, shared ones once: all of them, or the adapters'."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def measure_divergence(logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
+    """Mean divergence of a model's predictions from its teacher's, in nats (Hinton et al., 2015).
+
+    Args:
+        logits, taught: (…, n_classes), of the model and of its teacher.
+        labels: of each prediction; where they are -100, padding, nothing is compared.
+    """
+    shared = torch.nn.functional.log_softmax(taught.float(), -1)
+    own = torch.nn.functional.log_softmax(logits.float(), -1)
+    divergence = (shared.exp() * (shared - own)).sum(-1)  # the shape of the labels
+    return divergence[labels != -100].mean()
 
 
 def make_schedule(optimizer: AdamW, training: Training) -> LRScheduler:
@@ -129,6 +146,21 @@ class _Trainer(Trainer):
     """
 
     task: Task
+    teacher: PreTrainedModel | None = None
+    weight = 0.0  # of the teacher in the loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.teacher is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**inputs)
+        with torch.no_grad():
+            taught = self.teacher(**inputs).logits
+        logits, labels = outputs.logits, inputs["labels"]
+        if logits.ndim == 3 and not self.teacher.config.is_encoder_decoder:  # the next token's
+            logits, taught, labels = logits[:, :-1], taught[:, :-1], labels[:, 1:]
+        divergence = measure_divergence(logits, taught, labels)
+        loss = (1 - self.weight) * outputs.loss + self.weight * divergence
+        return (loss, outputs) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ COLUMNS = [
     "parameters",
     "parameter_ratio",
     "bytes",
+    "flops",
     "precision",
     "signature",
 ]
@@ -46,6 +47,7 @@ def make_rows(
     parameters: int,
     base_parameters: int,
     n_bytes: int,
+    flops: float,
     precision: str = "float32",
 ) -> list[dict]:
     """The rows of one scored model: one for each metric (Table 10).
@@ -59,7 +61,8 @@ def make_rows(
         parameters, base_parameters: of this model and of the uncompressed one, embeddings
             included, shared ones once; their quotient is the paper's compression ratio.
         n_bytes: of the weights, shared ones once.
-        precision: of the weights: "float32", "int8" or "nf4".
+        flops: of a forward pass, per token.
+        precision: of the weights: "float32", "int8" or "nf4"; "sparse" where zeros are not stored.
 
     Returns:
         Dictionaries with the keys of `COLUMNS`, in that order.
@@ -72,6 +75,7 @@ def make_rows(
         "parameters": parameters,
         "parameter_ratio": parameters / base_parameters,
         "bytes": n_bytes,
+        "flops": flops,
         "precision": precision,
     }
     rows = []

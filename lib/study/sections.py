@@ -165,6 +165,7 @@ Threads = _whole(1, 1024)
 Seed = _whole(0, 2**32 - 1)
 Positive = _real("is a finite number above 0", gt=0)
 NotNegative = _real("is a finite number from 0 on", ge=0)
+Weight = _real("is a number from 0 to 1", ge=0, le=1)
 Dropout = _real("is a number from 0 to below 1", ge=0, lt=1)
 Sizes = _complete(Split, Count)
 
@@ -219,6 +220,7 @@ class Training(Section):
     maximum_gradient_norm: Positive = 1.0
     evaluate_every: Steps
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    distillation: Weight = 0.0  # of the uncompressed model's predictions in the loss; 0 is none
     adapters: Adapters | None = None  # train these instead of the model's own weights
 
     @model_validator(mode="after")
@@ -235,6 +237,15 @@ class Training(Section):
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}, but {name} is {getattr(self, name)}; "
                 f"valid are 0 to {most}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_knows_the_task(self) -> "Training":
+        if self.distillation and self.adapters:
+            raise ValueError(
+                f"distillation is {self.distillation}, but adapters are given; valid is 0, as the "
+                "uncompressed model was never taught what adapters learn"
             )
         return self
 
@@ -305,11 +316,14 @@ class Model(Use):
     removed: dict[Ratio, Count] = {}  # FF sublayers that go, at each ratio
     dropped: dict[Ratio, Count] = {}  # whole layers, for methods that remove those
     variants: Names | None = None  # the recipes to run; without it all that have a ratio here
+    tuned: Names | None = None  # those of them that are tuned; without it all that say so
     finetune: Training
     downstream: Use | None = None
 
     def counts(self, removes: str) -> dict[Ratio, int]:
         """How much goes at each ratio, of what a method removes."""
+        if removes == "% of weights":  # what is stored as zeros, whatever the model
+            return {"half": 50}
         return self.dropped if removes == "layers" else self.removed
 
     @property

@@ -44,7 +44,7 @@ def find_settings(
     entry = params.model(model)
     names = {"model": model, "method": method, "variant": variant}
     found = _FINDERS[notebook](params, entry, **names)
-    for name, use in find_uses(notebook, entry, _is_untouched(params, variant)).items():
+    for name, use in find_uses(notebook, entry, _shows_own(params, variant)).items():
         found[name] = {"task": use.task, "data": _describe_data(use, params, root)}
         found[name] |= {size: getattr(use, size) for size in _SIZES.get(notebook, ())}
     if showcase not in (None, model):
@@ -52,20 +52,20 @@ def find_settings(
     return {"threads": params.threads} | found
 
 
-def find_uses(notebook: str, model: Model, untouched: bool = True) -> dict[str, Use]:
+def find_uses(notebook: str, model: Model, own: bool = True) -> dict[str, Use]:
     """The tasks and data that a notebook loads: the model's own, or those of its recovery.
 
     Args:
         notebook: as in `find_settings`.
         model: its entry in params.yaml.
-        untouched: whether the untouched base is evaluated, which shows what it was taught too.
+        own: whether what the base was taught is evaluated too, which is so before any tuning.
     """
     if notebook in ("0_tour", "1_base", "2_activations", "4_merges"):
         return {"use": model}
     if notebook == "5_finetune":
         return {"use": model.recovery}
     if notebook == "6_evals":
-        return {"use": model.recovery} | ({"own": model} if model.downstream and untouched else {})
+        return {"use": model.recovery} | ({"own": model} if model.downstream and own else {})
     return {}
 
 
@@ -128,7 +128,7 @@ def _for_evals(params: Params, entry: Model, model: str, variant: str, **names) 
         found |= {"anchor": recipe.anchor} if "permutations" in about.needs else {}
     if training.adapters:
         found |= {"adapters": resolve(training.adapters), "precision": training.precision}
-    choices = {"untouched": recipe.seeds == "none", "int8": recipe.int8}
+    choices = {"untuned": not params.seeds_of(model, variant), "int8": recipe.int8}
     return found | {name: True for name, chosen in choices.items() if chosen}
 
 
@@ -168,9 +168,9 @@ _SIZES = {
 }
 
 
-def _is_untouched(params: Params, variant: str | None) -> bool:
+def _shows_own(params: Params, variant: str | None) -> bool:
     recipe = None if variant is None else params.recipe(variant)
-    return recipe is not None and recipe.method == "base" and recipe.seeds == "none"
+    return recipe is not None and (recipe.method != "base" or recipe.seeds == "none")
 
 
 def _describe_data(use: Use, params: Params, root: Path) -> dict:

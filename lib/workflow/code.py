@@ -98,7 +98,7 @@ def make_files(root: Path, params: Params) -> dict[str, str]:
         for method in params.methods_of(model):
             add("4_merges", place, model, method=method)
         for variant in params.variants_of(model):
-            if params.seeds_of(variant):
+            if params.seeds_of(model, variant):
                 add("5_finetune", place, model, variant=variant)
             add("6_evals", place, model, variant=variant)
     add("7_figures")

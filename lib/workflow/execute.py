@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -24,7 +25,6 @@ from study.places import PUBLISH
 from workflow.durations import timing
 
 KERNEL = "python3"
-IPC = Config({"KernelManager": {"transport": "ipc"}})  # no ports to race for, nothing to listen to
 QUIET = {
     "DISABLE_SAFETENSORS_CONVERSION": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -70,19 +70,29 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
     running = output.with_suffix(".failed.ipynb")
     quiet = QUIET if sys.stderr.isatty() else QUIET | {"TQDM_MININTERVAL": "30"}  # a log file
     os.environ.update({name: os.environ.get(name, value) for name, value in quiet.items()})
-    papermill.execute_notebook(
-        _escape(notebook),
-        _escape(running),
-        parameters,
-        kernel_name=KERNEL,
-        progress_bar=False,
-        stderr_file=sys.stderr,  # the cells' own progress bars, live
-        record_timing=False,
-        config=IPC,
-    )
+    with tempfile.TemporaryDirectory() as sockets:
+        papermill.execute_notebook(
+            _escape(notebook),
+            _escape(running),
+            parameters,
+            kernel_name=KERNEL,
+            progress_bar=False,
+            stderr_file=sys.stderr,  # the cells' own progress bars, live
+            record_timing=False,
+            config=_find_transport(sockets),
+        )
     executed = scrub(nbformat.read(running, as_version=4))
     nbformat.write(rebase_links(executed, notebook.parent, output.parent), running)
     os.replace(running, output)
+
+
+def _find_transport(folder: str) -> Config:
+    """How we talk to the kernel: by sockets in a folder of its own, so that none race for a port.
+
+    (By default those would lie in the current folder, under names that two notebooks which start
+    at the same moment would share.)
+    """
+    return Config({"KernelManager": {"transport": "ipc", "ip": str(Path(folder, "kernel"))}})
 
 
 def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -12,8 +12,9 @@ from ffmerge.files import replacing
 from study.config import Params
 
 FILE = Path("results/stages.yaml")
-EVIDENCE = {  # what a method may need: where it lies
+EVIDENCE = {  # what a method may need: where it lies; the base's own data is at hand
     "permutations": "models/{model}/permutations.safetensors",
+    "calibration": None,
 }
 PLACES = ("evidence", "more_evidence")  # in dvc.yaml, for the evidence of merges
 NOTHING = {  # what stages depend on in the place of something that they do not need
@@ -42,7 +43,7 @@ def list_stages(params: Params) -> Stages:
             _add(stages, "merges", item, **_find_evidence(model, method))
         for variant in params.variants_of(model):
             item, patch = {"model": model, "variant": variant}, _find_patch(params, model, variant)
-            seeds = params.seeds_of(variant)
+            seeds = params.seeds_of(model, variant)
             for seed in seeds:
                 _add(stages, "finetune", item | {"seed": seed}, patch=patch)
             tuned = f"models/{model}/tuned/{variant}" if seeds else NOTHING["tuned"]
@@ -95,12 +96,12 @@ def _add(stages: Stages, kind: str, item: dict, **paths: str) -> None:
 def _find_evidence(model: str, method: str) -> dict[str, str]:
     needs = describe_method(method).needs
     unknown = [name for name in needs if name not in EVIDENCE]
-    if unknown or len(needs) > len(PLACES):
+    if unknown or sum(EVIDENCE[name] is not None for name in needs) > len(PLACES):
         raise ValueError(
             f"method {method!r} needs {', '.join(needs)}; valid are at most {len(PLACES)} of "
             + ", ".join(EVIDENCE)
         )
-    found = [EVIDENCE[name].format(model=model) for name in needs]
+    found = [EVIDENCE[name].format(model=model) for name in needs if EVIDENCE[name]]
     return {p: found[i] if i < len(found) else NOTHING[p] for i, p in enumerate(PLACES)}
 
 

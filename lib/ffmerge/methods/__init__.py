@@ -3,13 +3,14 @@
 Adding a method is adding a file with what `Method` below lists; its first line says what it does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
 from torch import nn
 
+from ffmerge.activations import Batch
 from ffmerge.alignment import Pairs
 from ffmerge.catalogue import Family, Look, Unit, check_method
 from ffmerge.patches import Patch, Plan
@@ -21,9 +22,12 @@ class Evidence:
 
     Attributes:
         permutations: one for each pair of sublayers (`ffmerge.alignment`).
+        calibration: gives batches of the base's own training data, the same ones at every call;
+            how many tokens of them a method runs is its own choice.
     """
 
     permutations: Pairs | None = None
+    calibration: Callable[[], Iterable[Batch]] | None = None
 
 
 class Method(Protocol):
@@ -36,17 +40,18 @@ class Method(Protocol):
     NEEDS: tuple[str, ...]  # fields of Evidence
 
     @staticmethod
-    def list_plans(depths: Mapping[str, int], count: int) -> list[Plan]:
+    def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
         """The candidates that remove `count` of what the method removes, from all stacks alike.
 
         Args:
-            depths: stack to its number of layers, all of one depth.
+            model: the base; left as it is.
             count: how many go; a multiple of the number of stacks.
+            evidence: what the method needs.
         """
 
     @staticmethod
     def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
-        """The patch that compresses a model (left as it is) by a plan."""
+        """The patch that compresses a model (left as it is) by a plan, or by a finer one."""
 
 
 def find_method(name: str) -> Method:

@@ -3,14 +3,13 @@
 The paper's method, exactly: neurons are matched by the correlation of their features.
 """
 
-from collections.abc import Mapping
-
 from torch import nn
 
 from ffmerge.alignment import select_permutations
 from ffmerge.merging import list_window_plans, merge_groups
 from ffmerge.methods import Evidence
 from ffmerge.patches import Patch, Plan
+from ffmerge.sublayers import find_depths
 
 LOOK = {"label": "permute", "color": "#0072B2", "marker": "o"}
 FAMILY = "shares"
@@ -19,9 +18,9 @@ NEEDS = ("permutations",)
 REFERENCE = "the paper's method, Section 3.3"
 
 
-def list_plans(depths: Mapping[str, int], count: int) -> list[Plan]:
+def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
     """Every window of adjacent sublayers, the same in all stacks, aligned to its first."""
-    return list_window_plans(depths, count)
+    return list_window_plans(find_depths(model), count)
 
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:

@@ -67,7 +67,7 @@ def list_missing(results: pd.DataFrame, params: Params) -> list[str]:
     for model in params.run:
         for variant in _list_names(model, params):
             rows = results[(results.model == model) & (results.variant == variant)]
-            lacking = sorted(set(params.seeds_of(variant)) - set(rows.seed.dropna()))
+            lacking = sorted(set(params.seeds_of(model, variant)) - set(rows.seed.dropna()))
             seeds = f" (seed {', '.join(map(str, lacking))})" if len(rows) else ""
             if rows.empty or lacking:
                 missing.append(f"{model}/{variant}{seeds}")
@@ -202,7 +202,7 @@ def _read_rows(roots: list[Path], model: str, variant: str, params: Params) -> p
     if path is None:
         return pd.DataFrame(columns=[*COLUMNS, *TRAINED])
     rows = pd.read_csv(path, dtype={"layers": object})[COLUMNS].astype({"seed": "Int64"})
-    rows = rows[rows.seed.isna() | rows.seed.isin(params.seeds_of(variant))]
+    rows = rows[rows.seed.isna() | rows.seed.isin(params.seeds_of(model, variant))]
     trainings = [_find_training(roots, model, variant, seed) for seed in rows.seed]
     return rows.assign(**{name: [t[name] for t in trainings] for name in TRAINED})
 

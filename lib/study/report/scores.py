@@ -91,7 +91,7 @@ def read_curves(roots: list[Path], model: str, params: Params) -> pd.DataFrame:
     parts = []
     for variant in params.compared(model):
         recipe = params.recipe(variant)
-        for seed in params.seeds_of(variant):
+        for seed in params.seeds_of(model, variant):
             if path := find_file(roots, model, f"curves/{variant}-{seed}.csv"):
                 labels = {"variant": variant, "method": recipe.method, "ratio": recipe.ratio}
                 parts += _read_curve(path, labels | {"seed": seed})

@@ -1,0 +1,28 @@
+"""Groups, free: sublayers that share need not be neighbours; then permute."""
+
+from torch import nn
+
+from ffmerge.alignment import select_permutations
+from ffmerge.merging import merge_groups
+from ffmerge.methods import Evidence
+from ffmerge.partitions import partition, partition_freely
+from ffmerge.patches import Patch, Plan
+
+LOOK = {"label": "groups, free", "color": "#56B4E9", "marker": "H"}
+FAMILY = "shares"
+REMOVES = "FF sublayers"
+NEEDS = ("permutations", "calibration")
+REFERENCE = "the paper's reviewer 4; all sets of anchors are tried on pairs' output errors"
+
+
+def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
+    """The cheapest groups of any sublayers in each stack; one candidate."""
+    calibration = evidence.calibration()
+    groups = partition(model, count, evidence.permutations, calibration, partition_freely)
+    return [Plan(groups)]
+
+
+def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
+    """Permute every sublayer to its group's anchor, then average (Eqs. 3-6)."""
+    permutations = select_permutations(evidence.permutations, plan.groups)
+    return merge_groups(model, plan, permutations)

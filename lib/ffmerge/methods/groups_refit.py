@@ -1,0 +1,28 @@
+"""Groups, refit: a partition into runs of neighbours, each refit by least squares."""
+
+from torch import nn
+
+from ffmerge.alignment import select_permutations
+from ffmerge.methods import Evidence
+from ffmerge.partitions import partition, partition_neighbours
+from ffmerge.patches import Patch, Plan
+from ffmerge.refitting import refit_groups
+
+LOOK = {"label": "groups, refit", "color": "#332288", "marker": "h"}
+FAMILY = "shares"
+REMOVES = "FF sublayers"
+NEEDS = ("permutations", "calibration")
+REFERENCE = "the groups of `groups`, the least squares of `refit`"
+
+
+def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
+    """The cheapest groups of adjacent sublayers in each stack; one candidate."""
+    calibration = evidence.calibration()
+    groups = partition(model, count, evidence.permutations, calibration, partition_neighbours)
+    return [Plan(groups)]
+
+
+def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
+    """W = (Σ P_i W_i G_i) (Σ G_i + λI)⁻¹ for W_in and W_gate, then for W_out."""
+    permutations = select_permutations(evidence.permutations, plan.groups)
+    return refit_groups(model, plan, permutations, evidence.calibration)

@@ -1,0 +1,26 @@
+"""Neurons by Taylor expansion, then W_out by least squares on what all neurons gave."""
+
+from torch import nn
+
+from ffmerge.importance import score_gradients
+from ffmerge.methods import Evidence
+from ffmerge.moments import collect_moments, find_tokens
+from ffmerge.patches import Patch, Plan
+from ffmerge.pruning import list_neuron_plans, prune
+
+LOOK = {"label": "neurons: Taylor, refit", "color": "#882255", "marker": ">"}
+FAMILY = "removes"
+REMOVES = "FF sublayers"
+NEEDS = ("calibration",)
+REFERENCE = "Taylor expansion: Molchanov et al., 2019; least squares: GRAIL, CORP (2025)"
+
+
+def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
+    """Equally many neurons in every FF sublayer, as many as a merge would store."""
+    return list_neuron_plans(model, count)
+
+
+def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
+    """W_out' = W_out C[:, kept] (C[kept, kept] + λI)⁻¹, C the covariance of the activations."""
+    scores = score_gradients(model, evidence.calibration(), find_tokens(model))
+    return prune(model, plan, scores, collect_moments(model, evidence.calibration()))

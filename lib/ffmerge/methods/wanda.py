@@ -1,0 +1,27 @@
+"""Wanda: half of the weights of all projections become zeros, those that matter least."""
+
+from torch import nn
+
+from ffmerge.methods import Evidence
+from ffmerge.patches import Patch, Plan, check_plan
+from ffmerge.sparsity import prune_weights
+
+LOOK = {"label": "Wanda", "color": "#999933", "marker": "d"}
+FAMILY = "stores fewer bits"
+REMOVES = "% of weights"
+NEEDS = ("calibration",)
+REFERENCE = "Wanda: Sun et al., 2024"
+TOKENS = 10_000  # of calibration
+
+
+def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
+    """One candidate: nothing of the structure goes, half of the weights do, and no other share."""
+    if count != 50:
+        raise ValueError(f"{count} % of weights is asked for; valid is 50")
+    return [Plan()]
+
+
+def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
+    """Half of every output's row is kept, by |W_ij| ‖x_j‖."""
+    check_plan(model, plan)
+    return Patch(plan, prune_weights(model, evidence.calibration(), TOKENS, keep=50))

@@ -1,0 +1,180 @@
+"""One pool of neurons: those of each sublayer and merged ones, chosen by one second-order rule.
+
+A pair of sublayers may keep a neuron of the one, of the other, or one that both run, the average of
+two aligned ones. Each costs the same to store: a row of W_in, a column of W_out. So merging and
+pruning are the two corners of one choice.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ffmerge.activations import Batch, observe
+from ffmerge.alignment import Pairs, select_permutations
+from ffmerge.groups import Group
+from ffmerge.importance import find_order
+from ffmerge.leastsquares import RIDGE, solve_ridge
+from ffmerge.moments import Moments, RunningMoments, find_tokens
+from ffmerge.patches import Patch, Plan, check_plan
+from ffmerge.refitting import compute_hidden
+from ffmerge.sublayers import find_activation, find_stacks
+from ffmerge.weights import Weights, average, permute, select
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What was chosen for one pair of sublayers, in the order in which neurons would go.
+
+    Attributes:
+        pair: the layers a and b; neurons are numbered a's, b's, merged: 0 to 3 d_ff - 1.
+        weights: of a, of b (in its own order), and of the merged neurons.
+        moments: of the hidden activations: [a's, merged on a's input], [b's, merged on b's input].
+        step: (3 d_ff,), the step at which each neuron goes.
+    """
+
+    pair: tuple[int, int]
+    weights: tuple[Weights, Weights, Weights]
+    moments: tuple[Moments, Moments]
+    step: Tensor
+
+    def keep(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The n neurons that go last: places within a's, b's and the merged ones, ascending."""
+        d_ff = len(self.weights[0].W_in)
+        kept = torch.argsort(self.step)[-n:].sort().values
+        return tuple(kept[kept // d_ff == part] - part * d_ff for part in range(3))
+
+
+def pool_pairs(
+    model: nn.Module,
+    permutations: Pairs,
+    batches: Iterable[Batch],
+    tokens: int | None = None,
+    ridge: float = RIDGE,
+) -> dict[str, list[Pool]]:
+    """Order the neurons of every two neighbours, merged ones among them, by Optimal Brain Surgeon.
+
+    One least-squares objective for a pair: the squared error of both outputs from all 3 d_ff
+    neurons, centred in each sublayer; a merged neuron has one column of W_out for both.
+
+    Args:
+        model: the base; left as it is.
+        permutations: of neighbours 0 and 1, 2 and 3, …
+        batches: calibration data.
+        tokens: how many to see; `find_tokens` if left out.
+        ridge: λ, as a share of the mean diagonal.
+
+    Returns:
+        pools[stack]: one for each pair; a last layer without a partner is in none.
+    """
+    stacks, activation = find_stacks(model), find_activation(model)
+    merged: dict[tuple[str, int], Weights] = {}
+    for name, stack in stacks.items():
+        for a in range(0, len(stack) - 1, 2):
+            p = select_permutations(permutations, {name: (Group((a, a + 1), a),)})[name][a + 1]
+            own, other = stack.sublayers[a].read(), stack.sublayers[a + 1].read()
+            merged[name, a] = merged[name, a + 1] = average([own, permute(other, p)])
+    running = {key: RunningMoments() for key in merged}
+
+    def receive(place: int, name: str, i: int, x: Tensor) -> None:
+        if (name, i) in running:
+            pair = (stacks[name].sublayers[i].read(), merged[name, i])
+            hidden = [compute_hidden(weights, x, activation) for weights in pair]
+            running[name, i].update(torch.cat(hidden, 1))
+
+    observe(
+        model,
+        batches,
+        tokens or find_tokens(model),
+        [lambda stack, i: (stack.sublayers[i].module("W_in"), True)],
+        receive,
+    )
+    pools: dict[str, list[Pool]] = {name: [] for name in stacks}
+    for name, a in tqdm([key for key in merged if key[1] % 2 == 0], "pool", unit="pair"):
+        weights = (*(stacks[name].sublayers[i].read() for i in (a, a + 1)), merged[name, a])
+        moments = running[name, a].value(), running[name, a + 1].value()
+        G, B = join_pair(weights, moments)
+        pools[name].append(Pool((a, a + 1), weights, moments, find_order(G, B, ridge)[0]))
+    return pools
+
+
+def fit_pools(
+    model: nn.Module, even: Plan, pools: Mapping[str, list[Pool]], ridge: float = RIDGE
+) -> Patch:
+    """Keep what the pools choose, and fit W_out to what all neurons gave.
+
+    Args:
+        model: the base; left as it is.
+        even: the plan of an even pruning (`ffmerge.pruning`): each pair may store as much.
+        pools: what `pool_pairs` returned.
+        ridge: λ, as a share of the mean diagonal.
+
+    Returns:
+        The patch, with the plan that the pools make of the even one. A merged neuron is written
+        into both sublayers, so that what is stored grows by what sharing it would have saved.
+    """
+    stacks, tensors, neurons = check_plan(model, even), {}, {}
+    for name, widths in even.neurons.items():
+        widths = list(widths)
+        for pool in pools[name]:
+            for i, small in zip(
+                pool.pair, fit_pair(pool, 2 * widths[pool.pair[0]], ridge), strict=True
+            ):
+                tensors |= stacks[name].arrange(i, small)
+                widths[i] = len(small.W_in)
+        neurons[name] = tuple(widths)
+    return Patch(Plan(neurons=neurons), tensors)
+
+
+def fit_pair(pool: Pool, n: int, ridge: float = RIDGE) -> tuple[Weights, Weights]:
+    """The weights of both sublayers of a pair that stores n neurons.
+
+    Args:
+        pool: of the pair.
+        n: neurons stored; a merged one counts once.
+        ridge: λ, as a share of the mean diagonal.
+    """
+    d, kept = len(pool.weights[0].W_in), pool.keep(n)
+    places = torch.cat([part * d + kept[part] for part in range(3)])
+    G, B = join_pair(pool.weights, pool.moments)
+    W = solve_ridge(G[places][:, places], B[places], ridge)  # (n, d_model)
+    columns = dict(zip(range(3), W.split([len(part) for part in kept]), strict=True))
+    fitted = []
+    for part, m in enumerate(pool.moments):
+        own, merged = pool.weights[part], pool.weights[2]
+        rows = [(select(own, kept[part]), columns[part]), (select(merged, kept[2]), columns[2])]
+        joined = _concatenate(*(replace(w, W_out=c.T.to(w.W_out)) for w, c in rows))
+        if own.b_out is not None:
+            mean = torch.cat([m.mean[:d][kept[part]], m.mean[d:][kept[2]]])
+            whole = own.W_out.double().cpu() @ m.mean[:d] + own.b_out.double().cpu()
+            bias = whole - joined.W_out.double().cpu() @ mean
+            joined = replace(joined, b_out=bias.to(own.b_out))
+        fitted.append(joined)
+    return tuple(fitted)
+
+
+def _concatenate(a: Weights, b: Weights) -> Weights:
+    """One sublayer with the neurons of both; b_out is a's."""
+    joined = {}
+    for f in fields(Weights):
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        joined[f.name] = None if x is None else torch.cat([x, y], int(f.name == "W_out"))
+    return Weights(**(joined | {"b_out": a.b_out}))
+
+
+def join_pair(
+    weights: tuple[Weights, Weights, Weights], moments: tuple[Moments, Moments]
+) -> tuple[Tensor, Tensor]:
+    """The normal equations of one pair: G (3 d_ff, 3 d_ff) and B (3 d_ff, d_model)."""
+    d = len(weights[0].W_in)
+    has_bias = weights[0].b_out is not None
+    G = torch.zeros(3 * d, 3 * d, dtype=torch.float64)
+    B = torch.zeros(3 * d, len(weights[0].W_out), dtype=torch.float64)
+    for part, m in enumerate(moments):
+        second = m.covariance if has_bias else m.covariance + torch.outer(m.mean, m.mean)
+        places = torch.cat([torch.arange(part * d, part * d + d), torch.arange(2 * d, 3 * d)])
+        G[places[:, None], places] += second
+        B[places] += second[:, :d] @ weights[part].W_out.double().cpu().T
+    return G, B

@@ -1,0 +1,180 @@
+"""Refit a merge: after permuting and averaging, fit the shared FF to what each sublayer computed.
+
+One pass of calibration data through the base for W_in (and W_gate), one for W_out. Statistics are
+centred in each layer, where there are biases.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ffmerge.activations import Batch, observe
+from ffmerge.leastsquares import RIDGE, solve_ridge
+from ffmerge.moments import Moments, RunningMoments, find_tokens
+from ffmerge.patches import Patch, Plan, check_plan
+from ffmerge.sublayers import find_activation
+from ffmerge.weights import Weights, average, permute
+
+Key = tuple[str, int]  # stack, layer
+
+
+def refit_groups(
+    model: nn.Module,
+    plan: Plan,
+    permutations: Mapping[str, Mapping[int, Tensor]],
+    batches: Callable[[], Iterable[Batch]],
+    tokens: int | None = None,
+    ridge: float = RIDGE,
+) -> Patch:
+    """Permute, then fit one FF to every group by ridge least squares, W_in first, then W_out.
+
+    W_in = (Σ_i P_i W_i G_i) (Σ_i G_i + λI)⁻¹ over the group's layers i, G_i the second moments of
+    what layer i reads (RegMean): the features of all are met as well as one matrix can. Then W_out
+    the same way from the hidden activations that W_in gives to the outputs of each layer.
+
+    Args:
+        model: the base; left as it is.
+        plan: its groups.
+        permutations: permutations[stack][i] (d_ff,), as in `ffmerge.merging.merge_groups`.
+        batches: gives calibration data, the same at every call.
+        tokens: how many to see; `find_tokens` if left out.
+        ridge: λ, as a share of the mean diagonal.
+
+    Returns:
+        The patch: one sublayer for each group, under the name of the group's first layer.
+
+    Invariant: a group of identical sublayers gives that sublayer, up to the ridge.
+    """
+    stacks = check_plan(model, plan)
+    tokens = tokens or find_tokens(model)
+    groups = {name: plan.groups.get(name, ()) for name in stacks}
+    aligned: dict[Key, Weights] = {}
+    for name, stack in stacks.items():
+        for i in (i for group in groups[name] for i in group.layers):
+            weights, p = stack.sublayers[i].read(), permutations.get(name, {}).get(i)
+            aligned[name, i] = weights if p is None else permute(weights, p)
+    read = _run(model, batches(), tokens, aligned, lambda key, x: x)
+    shared = {
+        (name, group): _fit_inputs(
+            [aligned[name, i] for i in group.layers], [read[name, i] for i in group.layers], ridge
+        )
+        for name in stacks
+        for group in groups[name]
+    }
+    of_layer = {(name, i): w for (name, group), w in shared.items() for i in group.layers}
+    activation = find_activation(model)
+
+    def see(key: Key, x: Tensor) -> Tensor:
+        """Hidden activations of the shared FF beside those of the layer's own: (n, 2 d_ff)."""
+        return torch.cat([compute_hidden(w[key], x, activation) for w in (of_layer, aligned)], 1)
+
+    seen = _run(model, batches(), tokens, aligned, see)
+    tensors = {}
+    for (name, group), weights in shared.items():
+        own, moments = zip(*((aligned[name, i], seen[name, i]) for i in group.layers), strict=True)
+        tensors |= stacks[name].arrange(group.layers[0], _fit_output(weights, own, moments, ridge))
+    return Patch(plan, tensors)
+
+
+def compute_hidden(weights: Weights, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """The hidden activations of one FF sublayer, which W_out reads: (n_tokens, d_ff).
+
+    Args:
+        weights: of the sublayer.
+        x: (n_tokens, d_model), what it reads.
+        activation: the model's.
+    """
+
+    def project(W: Tensor, b: Tensor | None) -> Tensor:
+        return x @ W.to(x).T + (0 if b is None else b.to(x))
+
+    z = project(weights.W_in, weights.b_in)  # (n_tokens, d_ff)
+    if weights.W_gate is None:
+        return activation(z)
+    return activation(project(weights.W_gate, weights.b_gate)) * z
+
+
+def _run(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    tokens: int,
+    layers: Iterable[Key],
+    compute: Callable[[Key, Tensor], Tensor],
+) -> dict[Key, Moments]:
+    """The moments of what is computed from the inputs of some FF sublayers of the base."""
+    running = {key: RunningMoments() for key in layers}
+
+    def receive(place: int, name: str, i: int, x: Tensor) -> None:
+        if (name, i) in running:
+            running[name, i].update(compute((name, i), x))
+
+    observe(
+        model,
+        batches,
+        tokens,
+        [lambda stack, i: (stack.sublayers[i].module("W_in"), True)],
+        receive,
+    )
+    return {key: moments.value() for key, moments in running.items()}
+
+
+def _fit_inputs(own: list[Weights], read: list[Moments], ridge: float) -> Weights:
+    """One W_in (and W_gate) for all: least squares on the features of each, then W_out's mean."""
+    mean = average(own)
+    fitted = {}
+    for projection, bias in (("W_in", "b_in"), ("W_gate", "b_gate")):
+        if getattr(mean, projection) is None:
+            continue
+        has_bias = getattr(mean, bias) is not None
+        G, B = 0, 0
+        for weights, m in zip(own, read, strict=True):
+            second = _augment(m) if has_bias else _second(m)  # (d_model (+ 1), …)
+            W = getattr(weights, projection).double().cpu()
+            if has_bias:
+                W = torch.cat([W, getattr(weights, bias).double().cpu()[:, None]], 1)
+            G, B = G + second, B + second @ W.T
+        W = solve_ridge(G, B, ridge).T
+        like = getattr(mean, projection)
+        if has_bias:
+            fitted[bias] = W[:, -1].to(like)
+            W = W[:, :-1]
+        fitted[projection] = W.to(like)
+    return replace(mean, **fitted)
+
+
+def _fit_output(
+    shared: Weights, own: tuple[Weights, ...], seen: tuple[Moments, ...], ridge: float
+) -> Weights:
+    """One W_out (and b_out) for all: least squares from the shared hidden activations."""
+    n = len(shared.W_in)
+    has_bias = shared.b_out is not None
+    G, B = 0, 0
+    for weights, m in zip(own, seen, strict=True):
+        W = weights.W_out.double().cpu()
+        second = _augment(m) if has_bias else _second(m)  # shared, own (, 1)
+        if has_bias:
+            W = torch.cat([W, weights.b_out.double().cpu()[:, None]], 1)
+            places = torch.cat([torch.arange(n), torch.tensor([2 * n])])
+        else:
+            places = torch.arange(n)
+        own_places = torch.arange(n, len(second))
+        G, B = G + second[places][:, places], B + second[places][:, own_places] @ W.T
+    W = solve_ridge(G, B, ridge).T
+    like = shared.W_out
+    if not has_bias:
+        return replace(shared, W_out=W.to(like))
+    return replace(shared, W_out=W[:, :-1].to(like), b_out=W[:, -1].to(like))
+
+
+def _second(m: Moments) -> Tensor:
+    """E[x xᵀ]."""
+    return m.covariance + torch.outer(m.mean, m.mean)
+
+
+def _augment(m: Moments) -> Tensor:
+    """E[(x, 1) (x, 1)ᵀ]: least squares with a bias."""
+    one = torch.ones(1, dtype=torch.float64)
+    top = torch.cat([_second(m), m.mean[:, None]], 1)
+    return torch.cat([top, torch.cat([m.mean, one])[None]], 0)
