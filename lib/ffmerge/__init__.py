@@ -6,6 +6,8 @@
     small = ffmerge.merge(model, {"decoder": "22-34"}, features, method="permute")
     ffmerge.save(small, path)
 
+    small = ffmerge.compress(model, "neurons_obs_refit", 12, batches)  # the neurons of 12 FFs
+
 Names are loaded on first use, so that reading a plan does not import torch.
 """
 
@@ -20,6 +22,7 @@ _FACE = {
     "correlate": "alignment",
     "align": "alignment",
     "merge": "compression",
+    "compress": "compression",
     "Plan": "patches",
     "Patch": "patches",
     "apply_plan": "patches",

@@ -1,14 +1,17 @@
-"""The whole method in one call: groups and features in, a merged model out (paper, Section 3)."""
+"""One call: groups and features in, a merged model out (Section 3); or any method by its name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from ffmerge.activations import Batch, collect_features
 from ffmerge.alignment import Pairs, align, pair_name
 from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.groups import Anchor, Group, find_anchor, parse_layers
 from ffmerge.methods import Evidence, find_method
 from ffmerge.patches import Plan, apply_patch, check_plan
+from ffmerge.selection import choose, score_plans
+from ffmerge.sublayers import find_stacks
 
 Layers = Group | str | range | tuple[int, ...] | list[int]
 
@@ -20,6 +23,7 @@ def merge(
     *,
     method: str = "permute",
     anchor: Anchor | None = None,
+    calibration: Sequence[Batch] | None = None,
 ) -> nn.Module:
     """Merge groups of FF sublayers: align to the anchor, average, tie (Section 3.3).
 
@@ -31,6 +35,7 @@ def merge(
         method: "permute", or "vanilla": average without permuting; or another that shares.
         anchor: which sublayer of every group the others are aligned to: "first" (where a group
             does not say), "middle" or "last".
+        calibration: batches of the model's own data, for methods with least squares ("refit").
 
     Returns:
         A new model in which the sublayers of each group are one and the same.
@@ -60,7 +65,87 @@ def merge(
                     "those of every sublayer, as collect_features gives them"
                 )
         permutations = align_groups(plan, features)
-    return apply_patch(model, found.make(model, plan, Evidence(permutations=permutations)))
+    evidence = Evidence(permutations, _give(calibration, method))
+    return apply_patch(model, found.make(model, plan, evidence))
+
+
+def compress(
+    model: nn.Module,
+    method: str,
+    count: int,
+    calibration: Sequence[Batch] | None = None,
+    *,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    higher_is_better: bool = True,
+    tokens: int = 10_000,
+) -> nn.Module:
+    """Compress a model by any method: its candidates for a budget, scored, and the best one made.
+
+    Args:
+        model: an uncompressed model; left as it is.
+        method: a name of `list_methods()`; without any training data "vanilla", "copy" or "drop",
+            with some "neurons_obs_refit" (fewer neurons everywhere) or "permute" (shared FFs).
+        count: how much goes, of what the method counts: FF sublayers (or neurons that weigh as
+            much), whole layers, or percent of weights.
+        calibration: batches of the model's own data (for "neurons_taylor…" with labels).
+        evaluate: model to score on validation data; needed where a method has several candidates.
+        higher_is_better: which way the score points.
+        tokens: of features, for methods that align.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ValueError: an unknown method, a count that does not fit, missing calibration, or several
+            candidates and nothing to choose them by.
+    """
+    found = find_method(method)
+    permutations, given = None, _give(calibration, method, ("calibration", "permutations"))
+    if "permutations" in found.NEEDS:
+        features = collect_features(model, given(), tokens)
+        permutations = {
+            pair_name(name, a, b): align(layers[a], layers[b])
+            for name, layers in features.items()
+            for a in range(len(layers))
+            for b in range(a + 1, len(layers))
+        }
+    evidence, n_stacks = Evidence(permutations, given), len(find_stacks(model))
+    if (
+        type(count) is not int
+        or count < 1
+        or (found.REMOVES != "% of weights" and count % n_stacks)
+    ):
+        raise ValueError(
+            f"count is {count!r}; valid is a whole number of {found.REMOVES} above 0, a multiple "
+            f"of the {n_stacks} stack(s)"
+        )
+    plans = found.list_plans(model, count, evidence)
+    if len(plans) > 1 and evaluate is None:
+        raise ValueError(
+            f"method {method!r} has {len(plans)} candidates for {count} {found.REMOVES}; valid is "
+            "`evaluate`, a function that scores a model on validation data"
+        )
+
+    def make(plan: Plan) -> nn.Module:
+        return apply_patch(model, found.make(model, plan, evidence))
+
+    if len(plans) == 1:
+        return make(plans[0])
+    return make(plans[choose(score_plans(plans, make, evaluate, method), higher_is_better)])
+
+
+def _give(
+    calibration: Sequence[Batch] | None, method: str, needs: Sequence[str] = ("calibration",)
+) -> Callable[[], Iterable[Batch]] | None:
+    """Calibration data as methods want it: to be had again and again."""
+    if calibration is None:
+        if set(find_method(method).NEEDS) & set(needs):
+            raise ValueError(
+                f"calibration is missing; method {method!r} needs batches of the model's own data"
+            )
+        return None
+    kept = list(calibration)  # a generator would be empty the second time
+    return lambda: kept
 
 
 def align_groups(plan: Plan, features: Mapping[str, Sequence[Tensor]]) -> Pairs:

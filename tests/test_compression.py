@@ -1,0 +1,76 @@
+"""Any method by its name, in one call, on a model and batches of one's own."""
+
+import pytest
+import torch
+from families import MAKERS, logits, make_batch, make_model
+
+import ffmerge
+from ffmerge.catalogue import list_methods
+from ffmerge.methods import find_method
+from ffmerge.sublayers import find_stacks
+
+
+def make_calibration(family, n=3):
+    batches = [make_batch(family, seed=seed) for seed in range(n)]
+    for batch in batches:
+        if family == "vit":
+            batch["labels"] = torch.zeros(len(batch["pixel_values"]), dtype=torch.long)
+        batch.setdefault("labels", batch.get("input_ids"))
+    return batches
+
+
+@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("family", MAKERS)
+def test_every_method_compresses_every_kind_of_model(family, method):
+    model, batches = make_model(family), make_calibration(family)
+    removes = find_method(method).REMOVES
+    count = 50 if removes == "% of weights" else len(find_stacks(model))
+    score = lambda small: -float(logits(small, batches[0]).abs().mean())  # noqa: E731
+    small = ffmerge.compress(model, method, count, batches, evaluate=score, tokens=60)
+    assert logits(small, batches[0]).isfinite().all()
+    assert not torch.equal(logits(small, batches[0]), logits(model, batches[0]))
+    fewer = ffmerge.count_parameters(small) < ffmerge.count_parameters(model)
+    assert fewer == (removes != "% of weights")
+
+
+def test_the_best_candidate_is_made():
+    model, batches = make_model("gpt2"), make_calibration("gpt2")
+    scored = []
+
+    def score(small):
+        scored.append(float(logits(small, batches[0]).abs().mean()))
+        return scored[-1]
+
+    small = ffmerge.compress(model, "drop", 1, evaluate=score, higher_is_better=False)
+    assert len(scored) == 4
+    assert float(logits(small, batches[0]).abs().mean()) == min(scored)
+
+
+@pytest.mark.parametrize(
+    ("method", "count", "batches", "message"),
+    [
+        ("nothing", 1, True, "method 'nothing' is unknown"),
+        ("neurons_obs_refit", 1, False, "calibration is missing"),
+        ("permute", 1, False, "calibration is missing"),
+        ("drop", 0, False, "count is 0"),
+        ("drop", 1, False, "has 4 candidates"),
+        ("neurons_obs_refit", 4, True, "leave no neuron"),
+        ("wanda", 30, True, "30 % of weights"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(method, count, batches, message):
+    calibration = make_calibration("gpt2") if batches else None
+    with pytest.raises(ValueError, match=message):
+        ffmerge.compress(make_model("gpt2"), method, count, calibration, tokens=60)
+
+
+def test_merging_with_least_squares_takes_calibration_too():
+    model, batches = make_model("olmo"), make_calibration("olmo")
+    features = ffmerge.collect_features(model, batches, tokens=60)
+    groups = {"decoder": "1-2"}
+    with pytest.raises(ValueError, match="calibration is missing"):
+        ffmerge.merge(model, groups, features, method="refit")
+    small = ffmerge.merge(model, groups, features, method="refit", calibration=batches)
+    plain = ffmerge.merge(model, groups, features)
+    assert ffmerge.count_parameters(small) == ffmerge.count_parameters(plain)
+    assert not torch.equal(logits(small, batches[0]), logits(plain, batches[0]))
