@@ -15,6 +15,11 @@ from study.places import PUBLISH
 matplotlib.use("agg")
 torch.set_num_threads(1)  # `make test` runs as many files at a time as there are cores
 REPOSITORY = Path(__file__).parents[1]
+PAPER = (
+    "base base-tuned vanilla-third vanilla-half vanilla-most permute-third permute-half "
+    "permute-most drop-sixth drop-third random-1 random-2 random-3 anchor-middle anchor-last"
+).split()
+BEYOND = ["refit-third", "obs-third", "obs-budget-third", "wanda"]  # one of each kind, not tuned
 
 
 def write_tiny_profile(root: Path, **choices) -> Path:
@@ -26,8 +31,12 @@ def write_tiny_profile(root: Path, **choices) -> Path:
     """
     root.mkdir(exist_ok=True)
     content = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    model = content["models"]["vit-glyphs"]
+    model = content["models"]["vit-glyphs"] | {"tuned": None}
+    recipes = {name: content["recipes"][name] for name in PAPER + BEYOND}
+    for name in BEYOND:
+        recipes[name]["seeds"] = "none"
     content |= {
+        "recipes": recipes,
         "run": ["vit-glyphs"],
         "corpora": {"glyphs": {"train": 256, "validation": 64, "test": 64}},
         "models": {"vit-glyphs": model},

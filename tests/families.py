@@ -1,5 +1,7 @@
 """Tiny random models, one of every architecture family, and batches that fit them."""
 
+from functools import cache
+
 import torch
 from transformers import (
     BertConfig,
@@ -15,6 +17,10 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+
+from ffmerge.activations import collect_features
+from ffmerge.alignment import align, pair_name
+from ffmerge.methods import Evidence
 
 LAYERS, VOCABULARY = 4, 40
 TEXT = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
@@ -119,3 +125,30 @@ def make_batch(family: str, n: int = 6, length: int = 10, seed: int = 0, padded:
 @torch.no_grad()
 def logits(model, batch):
     return model(**batch).logits
+
+
+def make_labelled(family: str, **options):
+    """A batch that has a loss."""
+    batch = make_batch(family, **options)
+    if family == "vit":
+        batch["labels"] = torch.arange(len(batch["pixel_values"])) % 5
+    elif family != "marian":
+        batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    return batch
+
+
+@cache
+def make_evidence(family: str, padded: bool = False):
+    """What methods learn of `make_model(family)`: all pairs aligned, and data to calibrate with."""
+
+    def calibrate():  # more than 50 tokens for each of 24 neurons
+        return (make_labelled(family, n=50, seed=s, padded=padded) for s in range(6))
+
+    features = collect_features(make_model(family), calibrate(), tokens=200)
+    pairs = {
+        pair_name(name, a, b): align(layers[a], layers[b])
+        for name, layers in features.items()
+        for a in range(LAYERS)
+        for b in range(a + 1, LAYERS)
+    }
+    return Evidence(pairs, calibrate)

@@ -211,6 +211,12 @@ R = "recipes/permute-third"
         ("seeds", [1, 2, 1], "seeds names 1 twice; valid is each once"),
         (f"{M}/variants", ["a"], "models.vit-glyphs.variants names 'a', which is unknown"),
         (f"{M}/variants", ["base", "base"], "variants names 'base' twice; valid is each once"),
+        (
+            f"{M}/tuned",
+            ["a"],
+            "models.vit-glyphs.tuned names 'a', which is unknown; valid are base",
+        ),
+        (f"{M}/tuned", ["base-tuned"] * 2, "tuned names 'base-tuned' twice; valid is each once"),
         (f"{M}/task", "..", "models.vit-glyphs.task is '..'; valid are documents, images"),
         (f"{M}/task", "data", "models.vit-glyphs.task is 'data'; valid are documents, images"),
         (f"{M}/task", GONE, "models.vit-glyphs.task is missing; valid are documents, images"),
@@ -247,6 +253,7 @@ R = "recipes/permute-third"
         (f"{F}/decay_steps", 10, "warmup_steps is 10, but decay_steps is 10; valid are 0 to 9"),
         (f"{F}/evaluate_every", 201, "evaluate_every is 201, but steps is 200; valid are 1 to 200"),
         (f"{F}/minimum_learning_rate", 1, "is 1.0, but learning_rate is 0.0002; valid is a number"),
+        (f"{F}/distillation", 1.5, "distillation is 1.5; valid is a number from 0 to 1"),
         (f"{F}/schedule", "step", "schedule is 'step'; valid are linear, cosine, inverse_sqrt"),
         (f"{F}/precision", "float8", "precision is 'float8'; valid are auto, float32, bfloat16"),
         (f"{M}/attention", "flash", "attention is 'flash'; valid are eager, sdpa"),
@@ -323,7 +330,8 @@ def test_a_wrong_parameter_is_named_in_one_sentence(refuse, whole, path, value, 
         (OLMO, "base/processor/context", 512, ""),  # rotations go on beyond 256
         (OLMO, "task", "summarisation", "task is 'summarisation', which trains no base model"),
         (OLMO, "downstream/task", "images", "downstream.task is 'images', but task is 'documents'"),
-        (OLMO, "removed", {"half": 6}, "whose ratio is 'third', but models.olmo-dialogues.removed"),
+        (OLMO, "removed", {"half": 6}, "tuned names 'vanilla-third', which is unknown; valid are"),
+        (OLMO, "finetune/distillation", 0.5, "distillation is 0.5, but adapters are given; valid"),
         (OLMO, "finetune/adapters/dropout", 1, "dropout is 1; valid is a number from 0 to below"),
     ],
 )
@@ -349,6 +357,8 @@ def test_what_is_wrong_with_a_kind_of_model_is_named(
         (f"{M}/validation_examples", 10**6),  # all that there are
         (f"{M}/variants", []),
         (f"{M}/variants", ["permute-third"]),
+        (f"{M}/tuned", []),
+        (f"{M}/tuned", ["permute-third"]),
         (f"{M}/removed", {}),
         (f"{M}/removed", {"most": 11, "third": 4}),
         (f"{M}/removed/third", 6),  # as much as half
@@ -359,6 +369,7 @@ def test_what_is_wrong_with_a_kind_of_model_is_named(
         (f"{F}/decay_steps", 500),  # ends on the way down
         (f"{F}/evaluate_every", 200),
         (f"{F}/precision", "auto"),
+        (f"{F}/distillation", 1),
         (f"{R}/window", "3-7"),
         (f"{R}/window", "3,4,5,6,7"),
         (f"{R}/window", "1,2,3,4,5"),
@@ -375,6 +386,22 @@ def test_what_works_is_not_refused(load, whole, path, value):
     content = profile(whole)
     change(content, path, value)
     assert load(content).variants_of(VIT)[0] == "base"
+
+
+def test_a_listed_variant_whose_ratio_a_model_lacks_is_named(refuse, whole):
+    content = profile(whole)
+    content["models"][VIT] |= {"variants": ["permute-third"], "removed": {"half": 6}}
+    assert "whose ratio is 'third', but models.vit-glyphs.removed has no third" in refuse(content)
+
+
+def test_tuned_says_which_variants_of_a_model_are_tuned(load, whole):
+    content = profile(whole)
+    content["models"][VIT]["tuned"] = ["permute-third", "random-1", "wanda"]
+    params = load(content)
+    assert params.compared(VIT) == ["permute-third"] and params.seeds_of(VIT, "base-tuned") == []
+    assert params.seeds_of(VIT, "random-1") == params.seeds[:1]
+    assert params.seeds_of(VIT, "wanda") == []  # its recipe tunes it nowhere
+    assert "base-tuned" in params.variants_of(VIT)  # and is evaluated as it is
 
 
 def test_every_leaf_of_another_kind_is_named_with_its_place(refuse, whole):
@@ -413,7 +440,8 @@ def test_a_window_concerns_only_the_models_that_run_it(load, refuse, whole):
 )
 def test_a_window_is_written_as_plans_are(written, read, whole):
     recipe = {"method": "drop", "ratio": "third", "window": written}
-    params = profile(whole) | {"run": [OLMO], "models": {OLMO: whole["models"][OLMO]}}
+    none = {"variants": [], "tuned": None}
+    params = profile(whole) | {"run": [OLMO], "models": {OLMO: whole["models"][OLMO] | none}}
     params["recipes"]["own"] = recipe  # olmo's variants leave it out
     assert Params.model_validate(params).recipe("own").window == read
 

@@ -222,8 +222,11 @@ def test_a_merged_model_is_not_merged_again(groups):
         ({"groups": {"encoder": "0-1"}}, "stack 'encoder' is unknown; valid are decoder"),
         ({"groups": {}}, "groups are {}; valid are such as"),
         ({"groups": "0-1"}, "groups are '0-1'; valid are such as"),
-        ({"method": "permutate"}, "method 'permutate' is unknown; valid are .*permute, vanilla"),
-        ({"method": "drop"}, "method 'drop' does not share; valid are permute, vanilla"),
+        (
+            {"method": "permutate"},
+            "method 'permutate' is unknown; valid are .*permute, pool, .*vanilla",
+        ),
+        ({"method": "drop"}, "method 'drop' does not share; valid are copy, .*permute, .*vanilla"),
         ({"anchor": "second"}, "anchor 'second' is unknown; valid are first"),
         ({"method": "permute"}, "features of the decoder are missing"),
         ({"method": "permute", "features": {}}, "features of the decoder are missing"),

@@ -34,7 +34,7 @@ def stages(params, *models):
         for method in params.methods_of(name):
             yield "4_merges", model | {"method": method}
         for variant in params.variants_of(name):
-            for seed in params.seeds_of(MODEL, variant):
+            for seed in params.seeds_of(name, variant):
                 yield "5_finetune", model | {"variant": variant, "seed": seed}
             yield "6_evals", model | {"variant": variant}
     yield "7_figures", {}

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from families import make_model
 
 from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.groups import Group, list_pairs, list_windows, window
-from ffmerge.methods import find_method
+from ffmerge.methods import Evidence, find_method
 from ffmerge.selection import choose, score_plans, shuffle_others
 from ffmerge.similarity import cka, cka_matrix
 
@@ -32,19 +33,16 @@ def test_a_pair_and_its_reverse_are_one_problem():
 
 @pytest.mark.parametrize("method", ["vanilla", "permute"])
 def test_candidates_of_a_method_that_shares_are_windows_in_sync(method):
-    plans = find_method(method).list_plans({"encoder": 6, "decoder": 6}, 4)
-    assert [str(plan) for plan in plans] == ["0-2", "1-3", "2-4", "3-5"]
+    plans = find_method(method).list_plans(make_model("marian"), 4, Evidence())
+    assert [str(plan) for plan in plans] == ["0-2", "1-3"]
     assert all(plan.groups["encoder"] == plan.groups["decoder"] for plan in plans)
 
 
 def test_candidates_of_drop_are_runs_of_layers():
-    plans = find_method("drop").list_plans({"encoder": 6, "decoder": 6}, 4)
-    assert [str(plan) for plan in plans] == ["0-1", "1-2", "2-3", "3-4", "4-5"]
-    assert [str(plan) for plan in find_method("drop").list_plans({"decoder": 3}, 1)] == [
-        "0",
-        "1",
-        "2",
-    ]
+    plans = find_method("drop").list_plans(make_model("marian"), 4, Evidence())
+    assert [str(plan) for plan in plans] == ["0-1", "1-2", "2-3"]
+    plans = find_method("drop").list_plans(make_model("gpt2"), 1, Evidence())
+    assert [str(plan) for plan in plans] == ["0", "1", "2", "3"]
 
 
 def test_every_method_says_what_it_is_and_looks_like_no_other():
@@ -54,15 +52,17 @@ def test_every_method_says_what_it_is_and_looks_like_no_other():
         found = find_method(a.name)
         assert (a.family, a.removes, a.needs) == (found.FAMILY, found.REMOVES, found.NEEDS)
         assert a.what.endswith(".") and a.reference and set(a.look) == {"label", "color", "marker"}
-    assert (
-        len({a.look["color"] for a in about}) == len({a.look["label"] for a in about}) == len(about)
+    looks, labels = (
+        {(a.look["color"], a.look["marker"]) for a in about},
+        {a.look["label"] for a in about},
     )
+    assert len(looks) == len(labels) == len(about)
 
 
 def test_the_best_candidate_follows_the_metric_and_ties_go_to_the_earliest():
-    plans = find_method("drop").list_plans({"decoder": 3}, 1)
+    plans = find_method("drop").list_plans(make_model("gpt2"), 1, Evidence())
     scores = score_plans(plans, lambda plan: plan, lambda plan: float(str(plan) == "1"))
-    assert scores == [0.0, 1.0, 0.0]
+    assert scores == [0.0, 1.0, 0.0, 0.0]
     assert choose(scores, higher_is_better=True) == 1
     assert choose(scores, higher_is_better=False) == 0
 

@@ -103,7 +103,8 @@ def list_new(models, method, variant):
     expected = {"figures"}
     for model in models:
         expected |= {f"merges@{model}-{method}", f"evals@{model}-{variant}"}
-        expected |= {f"finetune@{model}-{variant}-{seed}" for seed in PARAMS.seeds}
+        if PARAMS.models[model].tuned is None:  # or else its list leaves the new one out
+            expected |= {f"finetune@{model}-{variant}-{seed}" for seed in PARAMS.seeds}
     return expected
 
 

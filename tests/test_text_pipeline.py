@@ -96,6 +96,7 @@ def text_run(tmp_path_factory):
             "removed": dict(zip(("third", "half", "most"), removed, strict=True)),
             "dropped": dict(zip(("sixth", "third"), dropped, strict=True)),
             "variants": ["permute-third"],
+            "tuned": None,
         }
     again = copy.deepcopy(content["models"]["gpt2-docs"])  # tuned and tested on another task
     again["downstream"] = {"task": "documents", "data": again["data"]} | EXAMPLES
