@@ -15,10 +15,8 @@ REFERENCE = "cross-layer sharing without a merge: what reviewers asked averaging
 
 
 def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
-    """Every window of adjacent sublayers with its first, middle and last one as the one kept."""
-    plans = list_window_plans(find_depths(model), count)
-    anchored = [plan.anchored(a) for plan in plans for a in ("first", "middle", "last")]
-    return list({repr(plan): plan for plan in anchored}.values())  # of two, first is the middle
+    """Every window of adjacent sublayers, the same in all stacks; its first one is kept."""
+    return list_window_plans(find_depths(model), count)
 
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
