@@ -180,10 +180,18 @@ def open_pipeline(root: Path, wait: bool = False) -> Iterator[Pipeline]:
     try:
         repo = Repo(str(root), _wait_for_lock=wait)
         with lock_repo(repo):
+            _mend_locks(Path(repo.tmp_dir))
             pipeline = Pipeline(repo)
             yield pipeline
     except DvcException as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def _mend_locks(folder: Path) -> None:
+    """A run that was killed while DVC wrote down who reads what leaves an empty file: nobody."""
+    locks = folder / "rwlock"
+    if locks.exists() and locks.stat().st_size == 0:
+        locks.unlink()
 
 
 def sort(needs: dict[str, list[str]]) -> list[str]:
