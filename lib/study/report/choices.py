@@ -1,9 +1,31 @@
 """Which variants of params.yaml play which part in the paper's comparisons."""
 
+import pandas as pd
+
 from study.config import Params
 from study.sections import Recipe
 
 MERGES = ("vanilla", "permute")  # what the paper's figures compare
+FAITHFUL = ("base", *MERGES, "drop")  # all that the paper has; other methods are the contest's
+
+
+def select_faithful(results: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """The rows of the paper's methods, by what the paper measures: its figures and tables.
+
+    A model that tuning teaches another task is also scored by its own one before, which is the
+    contest's: left out where there is anything of the other.
+
+    Args:
+        results: results.csv.
+        params: which models learn another task.
+    """
+    shown = results.method.isin(FAITHFUL)
+    for model in set(results.model) & set(params.models):
+        mine = results.model == model
+        taught = results[mine & results.phase.isin(["tuned", "first words"])].metric
+        if params.model(model).downstream is not None and len(taught):
+            shown &= ~mine | results.metric.isin(taught)
+    return results[shown]
 
 
 def list_ratios(params: Params, model: str) -> list[str]:
@@ -29,6 +51,16 @@ def find_variant(params: Params, model: str, method: str, ratio: str | None) -> 
         if (recipe.method, recipe.ratio) == (method, ratio) and _is_plain(recipe):
             return name
     return None
+
+
+def list_main(params: Params, model: str) -> list[str]:
+    """The main variants of a model, one of each method at each ratio (`find_variant`)."""
+    main = {}
+    for name in params.variants_of(model):
+        recipe = params.recipe(name)
+        if _is_plain(recipe):
+            main.setdefault((recipe.method, recipe.ratio), name)
+    return list(main.values())
 
 
 def name_windows(params: Params, model: str, ratio: str) -> dict[str, str]:

@@ -18,6 +18,8 @@ def table_hyperparameters(params: Params, name: str) -> pd.DataFrame:
     recipes = {}
     for model in (m for m, entry in params.models.items() if entry.paper == name):
         recipe = params.model(model).finetune.model_dump(exclude_none=True)
+        if not recipe["distillation"]:  # the paper has none
+            del recipe["distillation"]
         adapters = {f"adapter {key}": value for key, value in recipe.pop("adapters", {}).items()}
         recipes[model] = {key.replace("_", " "): value for key, value in recipe.items()} | adapters
     if not recipes:

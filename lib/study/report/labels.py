@@ -39,8 +39,14 @@ def write_beside(
 
 
 def write_apart(
-    ax: Axes, text: str, at: tuple[float, float], color: str, taken: list[Bbox], below: bool = False
-) -> None:
+    ax: Axes,
+    text: str,
+    at: tuple[float, float],
+    color: str,
+    taken: list[Bbox],
+    below: bool = False,
+    needed: bool = True,
+) -> bool:
     """A label at the first place around a point where nothing is in its way.
 
     Args:
@@ -48,6 +54,10 @@ def write_apart(
         text, at, color: as in `write_beside`.
         taken: what labels may not cover, in pixels; this one is added.
         below: where to try first, instead of above.
+        needed: whether it stands at the first place where none is free, and not nowhere.
+
+    Returns:
+        Whether it stands.
     """
     labels = []
     for x, up in PLACES:
@@ -57,12 +67,15 @@ def write_apart(
         labels.append(write_beside(ax, text, at, color, xytext=(x, y), ha=ha, va=va))
         if _is_free(labels[-1], ax, taken):
             break
-    best = labels[-1] if _is_free(labels[-1], ax, taken) else labels[0]
+    is_free = _is_free(labels[-1], ax, taken)
+    best = labels[-1] if is_free else labels[0] if needed else None
     for label in labels:
         label.set_in_layout(False)
         if label is not best:
             label.remove()
-    taken.append(best.get_window_extent())
+    if best is not None:
+        taken.append(best.get_window_extent())
+    return best is not None
 
 
 def _is_free(label: Annotation, ax: Axes, taken: list[Bbox]) -> bool:

@@ -1,5 +1,7 @@
 """The footnotes of figures and tables: what is shown, in which unit, with which spread."""
 
+from study.report.standings import FAIR, LEAST, NEAR
+
 REMOVED = (
     "Test split, after tuning; bars: one standard deviation over seeds, where longer than a marker."
 )
@@ -26,6 +28,36 @@ CLAIMS = (
     "parameters, its size may be why: undecided. Windows: an exact sign test, though windows "
     "overlap. The paper's losses are those of Tables 10 and 4: of GPT-2 and OLMo against a "
     "base tuned alike, of the other two against an untuned one."
+)
+DOUBTS = (
+    "Claims that start with “Reviewers” are their doubts, in words that the paper would like to "
+    "hold. Before tuning there is one number of each variant: of an accuracy the interval is what "
+    "the test's examples leave open (binomial, as if the two were scored on different ones, which "
+    "makes it wide); of other metrics there is none, and differences below our bound decide "
+    "nothing. Which pruning of neurons is the best is chosen on validation data. Merging with "
+    "tuning against pruning without: seeds are of the merge alone."
+)
+CONTEST = (
+    "Test split, in percent of the uncompressed model as it is, also after tuning; where tuning "
+    "teaches another task, of the base tuned alike. Hollow: before tuning; filled: after, bars: "
+    "one standard deviation over seeds. Quality is drawn finer towards 100. Points that would "
+    "cover each other stand side by side. Wanda stands at its bytes, zeros not stored. Against "
+    "FLOPs only the best of each family and the paper's methods; a line leads from where least is "
+    "removed to where most is."
+)
+BOARD = (
+    "Quality kept, in percent as in the pictures: before → after tuning, ± half of the 95 % "
+    "interval over seeds (¹: one seed). Bold: the best of those that are not larger than a merge "
+    f"by more than {FAIR:.0f} points of the parameters, after tuning where more than one family "
+    "is tuned. What is not larger is ranked: by how many of the methods that all models have keep "
+    "more before tuning, the mean over models. Of whole layers the nearest number stands here, if "
+    f"it is within {NEAR:.0f} points. Wanda's size is bytes, zeros not stored."
+)
+ABLATIONS = (
+    "Validation split, before tuning, the best candidate of each method: percent of the base's "
+    "quality that the second keeps more than the first; a third / a half / all but one of the FF "
+    f"sublayers removed (layers: the numbers in params.yaml). Better: by more than {LEAST} %, our "
+    "bound. A negative result is worse at as many places as it is better, or more."
 )
 RANDOM = "Random windows are numbered as drawn, ours and the paper's each."
 INT8 = (

@@ -11,6 +11,7 @@ from study.places import SCRATCH, is_publishing
 from study.records import COLUMNS
 
 TRAINED = ["trained_in", "hardware"]  # precision and hardware of the training behind a row
+SPARSE = "sparse"  # rows that repeat others, with the bytes of weights whose zeros are not stored
 
 
 def list_roots(root: Path) -> list[Path]:
@@ -87,12 +88,42 @@ def select_metric(
     Args:
         results: results.csv.
         model: its name.
-        metric: its name; without one, the first, which states of tuning are selected by.
-        int8: the rows in 8 bits, instead of all others.
+        metric: its name; without one, the first of what was tuned, which states of tuning are
+            selected by, or else the first of all.
+        int8: the rows in 8 bits, instead of all others but those with zeros left out.
     """
-    part = results[results.model == model]
-    part = part[part.metric == (metric or part.metric.iloc[0])]
+    part = results[(results.model == model) & (results.precision != SPARSE)]
+    if metric is None:
+        tuned = part[part.phase == "tuned"]
+        metric = (tuned if len(tuned) else part).metric.iloc[0]
+    part = part[part.metric == metric]
     return part[(part.precision == "int8") == int8]
+
+
+def select_own(results: pd.DataFrame, model: str, params: Params) -> pd.DataFrame:
+    """The rows before any tuning by a model's own task, as it is and compressed, in 32 bits.
+
+    Of most models that is the only task; one that tuning teaches another has own scores as well.
+
+    Args:
+        results: results.csv.
+        model: its name.
+        params: whether it learns another task.
+
+    Returns:
+        Rows in the phases "base" and "merged"; none where the own task was not scored.
+    """
+    part = results[(results.model == model) & (results.precision == "float32")]
+    if params.model(model).downstream is None:
+        rows = select_metric(results, model)
+        return rows[rows.phase.isin(["base", "merged"]) & (rows.precision == "float32")]
+    every = results[results.model == model]  # adapters are tuned in 4 bits
+    taught = every[every.phase.isin(["tuned", "first words"])].metric
+    merged = part[(part.phase == "merged") & ~part.metric.isin(taught)]
+    if merged.empty:
+        return merged
+    own = part[part.metric == merged.metric.iloc[0]]
+    return own[own.phase.isin(["base", "merged"])]
 
 
 def read_metric(rows: pd.DataFrame) -> Metric:

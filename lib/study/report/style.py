@@ -20,6 +20,7 @@ from study.report.results import Reference
 BASE: Look = {"label": "uncompressed", "color": "#555555", "marker": "D"}
 TUNED: Look = {"label": "uncompressed, tuned alike", "color": BASE["color"], "marker": "P"}
 MARKER = 5.5  # points
+MANY = 16  # entries, beyond which a legend is set smaller
 WIDTH = 8.0  # inches; pages show a figure at 100 pixels an inch, so that 8 pt are legible
 STYLE = {
     "axes.spines.top": False,
@@ -73,13 +74,14 @@ def make_panels(n: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, list(axes.flat)
 
 
-def finish(figure: Figure, axes: list[Axes], name: str = "") -> Figure:
+def finish(figure: Figure, axes: list[Axes], name: str = "", columns: int | None = None) -> Figure:
     """The model's name above all panels, one legend below; scales are named where they differ.
 
     Args:
         figure: all of it is drawn but for labels.
         axes: its panels.
         name: of the model, where there is one.
+        columns: of the legend, if not as many as fit short labels.
 
     Returns:
         The figure, laid out; bars that a marker hides but for their ends are left out.
@@ -95,8 +97,10 @@ def finish(figure: Figure, axes: list[Axes], name: str = "") -> Figure:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        columns = min(len(found), max(1, int(figure.get_figwidth() / 1.9)))
-        figure.legend(found.values(), found, loc="outside lower center", ncols=columns)
+        columns = columns or min(len(found), max(1, int(figure.get_figwidth() / 1.9)))
+        place = {"loc": "outside lower center", "ncols": columns}
+        small = {"fontsize": 8, "labelspacing": 0.25} if len(found) > MANY else {}
+        figure.legend(found.values(), found, **place, **small)
     figure.draw_without_rendering()  # the layout is final
     for ax in axes:
         _leave_out_short_bars(ax)

@@ -169,6 +169,7 @@ def _describe_adapted(
 def table_copying(results: pd.DataFrame) -> pd.DataFrame:
     """What the base of a summariser can already copy: notes exactly right, slot by slot."""
     notes = _list_notes(results)
+    notes = notes[notes.unit == "%"]  # and not a perplexity, where nothing was compressed
     if notes.empty:
         return notes
     wide = notes.pivot(index="model", columns="metric", values="value").round(1)

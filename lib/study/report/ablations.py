@@ -1,0 +1,104 @@
+"""What each idea adds: two methods that differ by it, on the data that windows are chosen on."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from study.config import Params
+from study.report.results import read_metric
+from study.report.scores import find_base, read_windows
+from study.report.standings import LEAST
+from study.report.style import find_look
+
+# The idea, the method without it and the one with it.
+IDEAS = (
+    ("start from trained FFs", "random", "permute"),
+    ("average, not copy", "copy", "permute"),
+    ("align before averaging", "vanilla", "permute"),
+    ("least squares for a shared FF", "permute", "refit"),
+    ("several groups, not one window", "permute", "groups"),
+    ("… that need not be neighbours", "groups", "groups_free"),
+    ("… and least squares", "groups", "groups_refit"),
+    ("… and regression on the base's outputs", "groups_refit", "groups_local"),
+    ("share, not leave out", "ff_drop", "permute"),
+    ("least squares after magnitude", "neurons_magnitude", "neurons_magnitude_refit"),
+    ("… after activation × output", "neurons_activation", "neurons_activation_refit"),
+    ("… after Taylor", "neurons_taylor", "neurons_taylor_refit"),
+    ("… after OBS's order", "neurons_obs", "neurons_obs_refit"),
+    ("OBS's order, not activation × output", "neurons_activation_refit", "neurons_obs_refit"),
+    ("one budget for all sublayers", "neurons_obs_refit", "neurons_obs_budget"),
+    ("merged neurons beside private ones", "neurons_obs_refit", "pool"),
+    ("layers by Block Influence, not by trial", "drop", "drop_influence"),
+    ("layers by angle, not by trial", "drop", "drop_angle"),
+)
+HELPS, MIXED, SAME = "helps", "mixed", "no difference"
+NEGATIVE = "**negative result**"
+
+
+def table_ablations(roots: list[Path], params: Params, models: list[str]) -> pd.DataFrame:
+    """What each idea adds before tuning, in percent of the base's quality, at each ratio.
+
+    The best candidate of each method on validation data counts, at every ratio that both have,
+    whether a variant of it is evaluated on the test split or not.
+
+    Args:
+        roots: what `list_roots` returned.
+        params: which methods there are.
+        models: the columns.
+
+    Returns:
+        Idea, From → to, a column per model with the differences, smallest ratio first, Better at,
+        and Verdict; ideas of which no model has both methods are left out.
+    """
+    best = {model: find_best(read_windows(roots, model, params)) for model in models}
+    rows = []
+    for idea, without, with_it in IDEAS:
+        gains = {m: measure_gain(table, without, with_it) for m, table in best.items()}
+        every = pd.concat(gains.values())
+        if every.empty:
+            continue
+        looks = [find_look(method)["label"] for method in (without, with_it)]
+        row = {"Idea": idea, "From → to": " → ".join(looks)}
+        row |= {m: " / ".join(f"{g:+.1f}" for g in gain) or "–" for m, gain in gains.items()}
+        row |= {"Better at": f"{int((every > LEAST).sum())} of {len(every)}"}
+        rows.append(row | {"Verdict": judge_idea(every)})
+    return pd.DataFrame(rows)
+
+
+def find_best(windows: pd.DataFrame) -> pd.DataFrame:
+    """The best candidate of each method at each ratio, before tuning.
+
+    Args:
+        windows: what `read_windows` returned.
+
+    Returns:
+        method, ratio, removed, kept (% of the base's quality); no rows without a base.
+    """
+    if "base" not in set(windows.method):
+        return pd.DataFrame(columns=["method", "ratio", "removed", "kept"])
+    scored = windows[windows.method != "base"].dropna(subset="value")
+    kept = scored.assign(kept=read_metric(windows).retained(scored.value, find_base(windows)))
+    return kept.groupby(["method", "ratio", "removed"], sort=False).kept.max().reset_index()
+
+
+def measure_gain(best: pd.DataFrame, without: str, with_it: str) -> pd.Series:
+    """How much more one method keeps than another, at each ratio that both have.
+
+    Args:
+        best: what `find_best` returned.
+        without, with_it: the two methods.
+
+    Returns:
+        Percent of the base's quality by ratio, what removes least first.
+    """
+    pair = [best[best.method == m].set_index("ratio") for m in (without, with_it)]
+    ratios = [ratio for ratio in pair[0].sort_values("removed").index if ratio in pair[1].index]
+    return (pair[1].kept[ratios] - pair[0].kept[ratios]).astype(float)
+
+
+def judge_idea(gains: pd.Series) -> str:
+    """What an idea is worth, of all its differences; those below `LEAST` count for nothing."""
+    better, worse = (gains > LEAST).sum(), (gains < -LEAST).sum()
+    if not better:
+        return NEGATIVE if worse else SAME
+    return HELPS if not worse else MIXED if better > worse else NEGATIVE
