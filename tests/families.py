@@ -138,11 +138,18 @@ def make_labelled(family: str, **options):
 
 
 @cache
-def make_evidence(family: str, padded: bool = False):
-    """What methods learn of `make_model(family)`: all pairs aligned, and data to calibrate with."""
+def make_evidence(family: str, padding: int | None = None):
+    """What methods learn of `make_model(family)`: all pairs aligned, and data to calibrate with.
+
+    With `padding`, half of many examples is padding, and that is the token which stands there.
+    """
 
     def calibrate():  # more than 50 tokens for each of 24 neurons
-        return (make_labelled(family, n=50, seed=s, padded=padded) for s in range(6))
+        for seed in range(6):
+            batch = make_labelled(family, n=50, seed=seed, padded=padding is not None)
+            if padding is not None:
+                batch["input_ids"].masked_fill_(batch["attention_mask"] == 0, padding)
+            yield batch
 
     features = collect_features(make_model(family), calibrate(), tokens=200)
     pairs = {

@@ -6,7 +6,7 @@ from ffmerge.checkpoints import load, save, shared_keys
 from ffmerge.compression import merge
 from ffmerge.patches import count_parameters
 from ffmerge.sublayers import find_stacks
-from study.finetuning import finetune, make_schedule
+from study.finetuning import finetune, make_schedule, measure_divergence
 from study.tasks import Score, load_task, make_batches
 
 
@@ -74,6 +74,47 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(setting):
         finetune(model, task, training, validation, seed, root / "trainer")
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def learn(setting, share, teacher=None):
+    """The tuned weights at a share of the teacher in the loss, and the learning curve."""
+    root, task, training, validation, small = setting
+    model = load(save(small, root / "start"))
+    training = training.model_copy(update={"distillation": share})
+    curve = finetune(model, task, training, validation, 0, root / "trainer", teacher=teacher)
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), curve
+
+
+def test_without_distillation_a_teacher_is_not_heard(setting):
+    teacher = setting[1].new_model()
+    alone, unheard, heard = (
+        learn(setting, 0)[0],
+        learn(setting, 0, teacher),
+        learn(setting, 0.5, teacher),
+    )
+    assert torch.equal(alone, unheard[0]) and not torch.equal(alone, heard[0])
+
+
+def test_a_model_that_is_its_own_teacher_has_nothing_to_learn_at_first(setting):
+    teacher = load(save(setting[-1], setting[0] / "teacher"))
+    before = [p.clone() for p in teacher.parameters()]
+    _, curve = learn(setting, 1, teacher)
+    assert abs(curve.loss.dropna().iloc[0]) < 1e-6
+    assert all(map(torch.equal, before, teacher.parameters()))  # and it learns nothing itself
+
+
+def test_divergence_is_none_of_equals_and_padding_is_left_out():
+    logits, taught = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[1, 2, -100, 0], [-100, 3, 3, 3], [0, 0, 0, -100]])
+    assert measure_divergence(taught, taught, labels) == 0
+    expected = torch.distributions.kl_divergence(
+        *(torch.distributions.Categorical(logits=x[labels != -100]) for x in (taught, logits))
+    ).mean()
+    found = measure_divergence(logits, taught, labels)
+    assert found > 0
+    torch.testing.assert_close(found, expected)
+    logits[labels == -100] += 9 * torch.arange(5)
+    assert measure_divergence(logits, taught, labels) == found
 
 
 def test_the_papers_schedules(setting):
