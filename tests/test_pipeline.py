@@ -33,6 +33,7 @@ def stages(params, *models):
             yield notebook, model
         for method in params.methods_of(name):
             yield "4_merges", model | {"method": method}
+        yield "8_beyond", model
         for variant in params.variants_of(name):
             for seed in params.seeds_of(name, variant):
                 yield "5_finetune", model | {"variant": variant, "seed": seed}
@@ -204,6 +205,7 @@ NEEDS = [
     ("4_merges", {}, "models/vit-glyphs/base is missing; run notebook 1_base first"),
     ("5_finetune", {}, "models/vit-glyphs/base is missing; run notebook 1_base first"),
     ("6_evals", {}, "models/vit-glyphs/base is missing; run notebook 1_base first"),
+    ("8_beyond", {}, "models/vit-glyphs/base is missing; run notebook 1_base first"),
 ]
 
 

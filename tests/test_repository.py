@@ -28,6 +28,7 @@ STEMS = [
     "5_finetune",
     "6_evals",
     "7_figures",
+    "8_beyond",
 ]
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/*.md"]
 MODELS = ["vit-glyphs", "gpt2-docs", "marian-cldr", "olmo-dialogues"]

@@ -453,7 +453,7 @@ def test_the_method_stays_small():
     }
     methods = {path: n for path, n in lines.items() if path.parent.name == "methods"}
     assert len(methods) > 20 and max(methods.values()) <= 120
-    assert sum(lines.values()) - sum(methods.values()) <= 3200
+    assert sum(lines.values()) - sum(methods.values()) <= 3600
 
 
 def test_a_missing_corpus_is_made_and_is_the_same_bytes_again(tiny):

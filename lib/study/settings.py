@@ -60,7 +60,7 @@ def find_uses(notebook: str, model: Model, own: bool = True) -> dict[str, Use]:
         model: its entry in params.yaml.
         own: whether what the base was taught is evaluated too, which is so before any tuning.
     """
-    if notebook in ("0_tour", "1_base", "2_activations", "4_merges"):
+    if notebook in ("0_tour", "1_base", "2_activations", "4_merges", "8_beyond"):
         return {"use": model}
     if notebook == "5_finetune":
         return {"use": model.recovery}
@@ -132,6 +132,10 @@ def _for_evals(params: Params, entry: Model, model: str, variant: str, **names) 
     return found | {name: True for name, chosen in choices.items() if chosen}
 
 
+def _for_beyond(params: Params, entry: Model, **names) -> dict:
+    return {"attention": entry.attention, "removed": dict(entry.removed)}
+
+
 def _for_figures(params: Params) -> dict:
     """Drawing is quick: it takes every model as a whole, and how its methods look."""
     variants = {model: params.variants_of(model) for model in params.run}
@@ -157,6 +161,7 @@ _FINDERS: dict[str, Callable[..., dict]] = {
     "4_merges": _for_merges,
     "5_finetune": _for_finetune,
     "6_evals": _for_evals,
+    "8_beyond": _for_beyond,
 }
 _PLAN = ("ratio", "anchor", "window", "random_window")  # what `find_plan` reads of a recipe
 _SIZES = {
@@ -165,6 +170,7 @@ _SIZES = {
     "4_merges": ("validation_examples", "batch_size"),
     "5_finetune": ("validation_examples", "batch_size"),
     "6_evals": ("batch_size",),
+    "8_beyond": ("validation_examples", "batch_size"),
 }
 
 

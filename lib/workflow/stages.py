@@ -32,11 +32,12 @@ def list_stages(params: Params) -> Stages:
         ValueError: two stages would have one name, or a method needs what dvc.yaml does not offer.
     """
     stages: Stages = {kind: {} for kind in ("base", "activations", "permutations")}
-    stages |= {"merges": {}, "finetune": {}, "evals": {}}
+    stages |= {"merges": {}, "beyond": {}, "finetune": {}, "evals": {}}
     for model in params.run:
         methods = params.methods_of(model)
         needed = {need for method in methods for need in describe_method(method).needs}
-        for kind in ("base", "activations", *needed & {"permutations"}):
+        aligned = needed & {"permutations"}
+        for kind in ("base", "activations", *aligned, *(["beyond"] if aligned else [])):
             _add(stages, kind, {"model": model})
         for method in methods:
             item = {"model": model, "method": method}
