@@ -17,7 +17,7 @@ from ffmerge.activations import Batch, observe
 from ffmerge.alignment import Pairs, select_permutations
 from ffmerge.groups import Group
 from ffmerge.refitting import compute_hidden
-from ffmerge.sublayers import find_activation, find_stacks
+from ffmerge.sublayers import find_activation, find_depths, find_stacks
 from ffmerge.weights import Weights, average, permute
 
 TOKENS = 2_000  # of each sublayer's inputs, on which pairs are tried
@@ -126,14 +126,20 @@ def partition_freely(costs: Costs, n_layers: int, removed: int) -> tuple[Group, 
 
 def partition(
     model: nn.Module,
+    costs: Mapping[str, Costs],
     count: int,
-    permutations: Pairs,
-    batches: Iterable[Batch],
     choose: Callable[[Costs, int, int], tuple[Group, ...]],
-) -> Mapping[str, tuple[Group, ...]]:
-    """The groups of every stack that remove `count` sublayers in all, from each stack alike."""
-    costs, stacks = measure_costs(model, permutations, batches), find_stacks(model)
-    return {n: choose(costs[n], len(s), count // len(stacks)) for n, s in stacks.items()}
+) -> dict[str, tuple[Group, ...]]:
+    """The groups of every stack that remove `count` sublayers in all, from each stack alike.
+
+    Args:
+        model: the base.
+        costs: what `measure_costs` returned.
+        count: how many sublayers go.
+        choose: `partition_neighbours` or `partition_freely`.
+    """
+    depths = find_depths(model)
+    return {name: choose(costs[name], n, count // len(depths)) for name, n in depths.items()}
 
 
 def _compute(weights: Weights, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:

@@ -4,9 +4,9 @@ Adding a method is adding a file with what `Method` below lists; its first line 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -14,6 +14,8 @@ from ffmerge.activations import Batch
 from ffmerge.alignment import Pairs
 from ffmerge.catalogue import Family, Look, Unit, check_method
 from ffmerge.patches import Patch, Plan
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,18 @@ class Evidence:
 
     permutations: Pairs | None = None
     calibration: Callable[[], Iterable[Batch]] | None = None
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, name: str, compute: Callable[[], Value]) -> Value:
+        """What is computed from this evidence once, however many candidates want it.
+
+        Args:
+            name: of it.
+            compute: called the first time.
+        """
+        if name not in self._kept:
+            self._kept[name] = compute()
+        return self._kept[name]
 
 
 class Method(Protocol):

@@ -22,5 +22,5 @@ def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     """Score σ_j ‖w_j‖: the spread of neuron j's activation, the norm of its column of W_out."""
-    moments = collect_moments(model, evidence.calibration())
+    moments = evidence.once("moments", lambda: collect_moments(model, evidence.calibration()))
     return prune(model, plan, score_activations(model, moments))

@@ -22,5 +22,5 @@ def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     """W_out' = W_out C[:, kept] (C[kept, kept] + λI)⁻¹, C the covariance of the activations."""
-    moments = collect_moments(model, evidence.calibration())
+    moments = evidence.once("moments", lambda: collect_moments(model, evidence.calibration()))
     return prune(model, plan, score_magnitudes(model), moments)

@@ -22,5 +22,5 @@ def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     """Only OBS's choice of neurons; its update of W_out is left out, to show what it adds."""
-    moments = collect_moments(model, evidence.calibration())
-    return prune(model, plan, score_surgeon(model, moments))
+    moments = evidence.once("moments", lambda: collect_moments(model, evidence.calibration()))
+    return prune(model, plan, evidence.once("order", lambda: score_surgeon(model, moments)))

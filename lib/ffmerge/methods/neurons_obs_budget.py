@@ -22,6 +22,6 @@ def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     """What adds the least to the squared error of its sublayer goes first, wherever it is."""
-    moments = collect_moments(model, evidence.calibration())
-    prices = price_neurons(model, moments)
+    moments = evidence.once("moments", lambda: collect_moments(model, evidence.calibration()))
+    prices = evidence.once("prices", lambda: price_neurons(model, moments))
     return prune(model, spread_neurons(plan, prices), prices, moments)

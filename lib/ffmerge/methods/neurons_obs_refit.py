@@ -22,5 +22,7 @@ def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     """Greedy by ‖w_j‖² / (G⁻¹)_jj; W_out's updates, summed, are least squares on the kept."""
-    moments = collect_moments(model, evidence.calibration())
-    return prune(model, plan, score_surgeon(model, moments), moments)
+    moments = evidence.once("moments", lambda: collect_moments(model, evidence.calibration()))
+    return prune(
+        model, plan, evidence.once("order", lambda: score_surgeon(model, moments)), moments
+    )

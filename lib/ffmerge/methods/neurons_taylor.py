@@ -22,5 +22,6 @@ def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     """Score E[(Σ h_j ∂L/∂h_j)²], summed over the positions of an example."""
-    scores = score_gradients(model, evidence.calibration(), find_tokens(model))
+    n = find_tokens(model)
+    scores = evidence.once("scores", lambda: score_gradients(model, evidence.calibration(), n))
     return prune(model, plan, scores)

@@ -22,5 +22,7 @@ def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     """W_out' = W_out C[:, kept] (C[kept, kept] + λI)⁻¹, C the covariance of the activations."""
-    scores = score_gradients(model, evidence.calibration(), find_tokens(model))
-    return prune(model, plan, scores, collect_moments(model, evidence.calibration()))
+    n = find_tokens(model)
+    scores = evidence.once("scores", lambda: score_gradients(model, evidence.calibration(), n))
+    moments = evidence.once("moments", lambda: collect_moments(model, evidence.calibration()))
+    return prune(model, plan, scores, moments)

@@ -21,5 +21,7 @@ def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     """W_out by least squares on what is kept; a merged neuron is written into both sublayers."""
-    pools = pool_pairs(model, evidence.permutations, evidence.calibration())
+    pools = evidence.once(
+        "pools", lambda: pool_pairs(model, evidence.permutations, evidence.calibration())
+    )
     return fit_pools(model, plan, pools)
