@@ -97,7 +97,8 @@ def make_files(root: Path, params: Params) -> dict[str, str]:
             add(stem, place, model)
         for method in params.methods_of(model):
             add("4_merges", place, model, method=method)
-        add("8_beyond", place, model)
+        if model == params.run[0]:
+            add("8_beyond", place, model)
         for variant in params.variants_of(model):
             if params.seeds_of(model, variant):
                 add("5_finetune", place, model, variant=variant)

@@ -37,7 +37,8 @@ def list_stages(params: Params) -> Stages:
         methods = params.methods_of(model)
         needed = {need for method in methods for need in describe_method(method).needs}
         aligned = needed & {"permutations"}
-        for kind in ("base", "activations", *aligned, *(["beyond"] if aligned else [])):
+        first = {"beyond"} if model == params.run[0] else set()  # it is long, and to be read
+        for kind in ("base", "activations", *aligned, *(first if aligned else ())):
             _add(stages, kind, {"model": model})
         for method in methods:
             item = {"model": model, "method": method}

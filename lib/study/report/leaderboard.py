@@ -60,7 +60,7 @@ def _print_cells(table: pd.DataFrame) -> list[str]:
             if not math.isnan(row[state]):
                 text = f"{row[state]:.1f}"
                 parts.append(f"**{text}**" if row["fair"] and row[state] == best[state] else text)
-        if row["seeds"]:
+        if row["seeds"] and parts:
             parts[-1] += "¹" if math.isinf(row["margin"]) else f" ± {row['margin']:.1f}"
         if len(parts) == 1 and row["seeds"]:
             parts.insert(0, "–")
