@@ -27,7 +27,7 @@ IDEAS = (
     ("… after OBS's order", "neurons_obs", "neurons_obs_refit"),
     ("OBS's order, not activation × output", "neurons_activation_refit", "neurons_obs_refit"),
     ("one budget for all sublayers", "neurons_obs_refit", "neurons_obs_budget"),
-    ("merged neurons beside private ones", "neurons_obs_refit", "pool"),
+    ("one budget for two neighbours", "neurons_obs_refit", "pool"),
     ("layers by Block Influence, not by trial", "drop", "drop_influence"),
     ("layers by angle, not by trial", "drop", "drop_angle"),
 )

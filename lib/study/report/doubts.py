@@ -32,7 +32,7 @@ PAIRS = (
     ("one window ≥ several groups", "permute", "groups"),
     ("groups of neighbours ≥ groups of any", "groups", "groups_free"),
     ("least squares ≥ the paper's average (permute)", "refit", "permute"),
-    ("merged and private neurons (pool) ≥ private ones (OBS)", "pool", "neurons_obs_refit"),
+    ("a budget for two neighbours (pool) ≥ an even one (OBS)", "pool", "neurons_obs_refit"),
 )
 HEADLINE = "merging with tuning ≥ pruning neurons without any"
 CHEAPER = "FLOPs fall only where something is removed"

@@ -85,9 +85,12 @@ DOUBTS = (
     Doubt(
         "2",
         "Could merging itself work in finer grains, neuron by neuron?",
-        "That one choice among private and merged neurons (pool) is no worse than private ones "
-        "alone: {verdict[merged and private neurons (pool) ≥ private ones (OBS), before tuning]}.",
-        f"{CLAIMS}: merged and private neurons (pool) ≥ private ones (OBS); {ABLATIONS}",
+        "Tried from both ends on the vision model. Elimination from all neurons never keeps a "
+        "merged one, but cannot: the private ones give both outputs exactly, so that merged ones "
+        "are missed least. Search from none keeps hardly any where half of the neurons are stored, "
+        "and some where a quarter is or less.",
+        "[notebook 8](../results/notebooks/vit-glyphs/8_beyond.ipynb); "
+        f"{ABLATIONS}: one budget for two neighbours (pool)",
     ),
     Doubt(
         "2",
