@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from ffmerge.regression import regress_groups
 from study.config import find_root, load_params
 from study.places import PUBLISH
 
@@ -65,6 +66,12 @@ def write_tiny_profile(root: Path, **choices) -> Path:
     (root / "results").mkdir()
     shutil.copy(REPOSITORY / "results" / "paper.csv", root / "results")
     return root
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Three steps of local regression in the place of 300, which would take most of the time."""
+    monkeypatch.setattr(regress_groups, "__defaults__", (3, *regress_groups.__defaults__[1:]))
 
 
 @pytest.fixture(autouse=True)
