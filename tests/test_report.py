@@ -51,10 +51,10 @@ def scratch(tmp_path, repository, inside, monkeypatch):
         content = yaml.safe_load((repository / "params.yaml").read_text()) | {"run": [model]}
         if keep is not None:
             content["recipes"] = {name: content["recipes"][name] for name in keep}
-            content["models"][model].pop("variants", None)
+            content["models"][model] |= {"variants": None, "tuned": None}
         for name, entry in content["models"].items():  # of other models: the recipes may be gone
             if name != model:
-                entry.pop("variants", None)
+                entry |= {"variants": None, "tuned": None}
         change(content, content["models"][model])
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         results = tmp_path / "results" / "models"
@@ -126,6 +126,7 @@ def test_any_variants_make_a_report(scratch, report, keep):
 def test_a_model_without_third_and_half_makes_a_report(scratch, report):
     def change(content, entry):
         entry["removed"], entry["dropped"] = {"most": 11}, {}
+        entry["tuned"] = None
 
     _, page = report(scratch(change=change))
     assert "permute-most" in page and "permute-third" not in page
