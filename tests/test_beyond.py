@@ -1,6 +1,7 @@
 """What notebook 8 measures: spread and error, the two ways through a pool, ablations."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ffmerge.merging import list_window_plans
 from ffmerge.methods import Evidence, find_method
 from ffmerge.moments import collect_moments
 from ffmerge.patches import Plan, apply_patch
-from ffmerge.pooling import pool_pairs
+from ffmerge.pooling import fit_pools, pool_pairs
 from ffmerge.private import untie_biases
 from ffmerge.pruning import list_neuron_plans, prune
 from ffmerge.sublayers import find_depths, find_stacks
@@ -169,3 +170,19 @@ def test_private_biases_bring_every_mean_back(family, model):
     torch.testing.assert_close(found.mean(0), wanted.mean(0), atol=1e-4, rtol=1e-4)
     first, second = (find_stacks(own)[name].sublayers[j].read() for j in (i, i + 1))
     assert torch.equal(first.W_out, second.W_out) and not torch.equal(first.b_out, second.b_out)
+
+
+def test_a_sublayer_whose_partner_gets_all_keeps_a_neuron_that_says_nothing(model, family):
+    pools = {
+        name: [replace(one, step=torch.arange(len(one.step)).flip(0).double()) for one in ones]
+        for name, ones in pool(model, family).items()
+    }
+    (even,) = list_neuron_plans(model, len(pools) * LAYERS // 2)
+    patch = fit_pools(model, even, pools)
+    stacks = find_stacks(apply_patch(model, patch))
+    for name, ones in pools.items():
+        for one in ones:
+            a, b = one.pair
+            width = 2 * even.neurons[name][a]
+            assert patch.plan.neurons[name][a] == width and patch.plan.neurons[name][b] == 1
+            assert not stacks[name].sublayers[b].read().W_out.any()

@@ -41,7 +41,11 @@ def close():
 
 @pytest.fixture
 def params(repository):
-    return load_params(repository)
+    """Every model with every recipe, whatever is listed of them today."""
+    loaded = load_params(repository)
+    whole = {"variants": None, "tuned": None}
+    models = {name: entry.model_copy(update=whole) for name, entry in loaded.models.items()}
+    return loaded.model_copy(update={"models": models})
 
 
 def make_row(params, model, variant, value, seed=None, phase="merged", **changes):

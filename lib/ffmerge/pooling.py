@@ -119,9 +119,12 @@ def fit_pools(
     for name, widths in even.neurons.items():
         widths = list(widths)
         for pool in pools[name]:
-            for i, small in zip(
-                pool.pair, fit_pair(pool, 2 * widths[pool.pair[0]], ridge), strict=True
-            ):
+            fitted = fit_pair(pool, 2 * widths[pool.pair[0]], ridge)
+            for i, small in zip(pool.pair, fitted, strict=True):
+                if len(small.W_in) == 0:  # its partner got all: a neuron that says nothing is left
+                    left = select(stacks[name].sublayers[i].read(), torch.tensor([0]))
+                    silent = torch.zeros_like(left.W_out)
+                    small = replace(left, W_out=silent, b_out=small.b_out)
                 tensors |= stacks[name].arrange(i, small)
                 widths[i] = len(small.W_in)
         neurons[name] = tuple(widths)
