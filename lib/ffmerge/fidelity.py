@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ffmerge.activations import Batch, observe
-from ffmerge.moments import Moments
+from ffmerge.moments import Moments, find_hidden
 from ffmerge.sublayers import find_stacks
 from ffmerge.weights import Weights
 
@@ -64,7 +64,7 @@ def measure_spread(
         batches,
         tokens,
         [
-            lambda stack, i: (stack.sublayers[i].module("W_out"), True),
+            find_hidden,
             lambda stack, i: (stack.sublayers[i].module("W_out"), False),
         ],
         lambda place, name, i, rows: running[name, i, PLACES[place]].update(rows),

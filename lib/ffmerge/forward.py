@@ -79,8 +79,7 @@ def measure_pool(pool: Pool, n: int, ridge: float = RIDGE) -> float:
         ridge: λ, as a share of the mean diagonal.
     """
     G, B = join_pair(pool.weights, pool.moments)
-    d = len(pool.weights[0].W_in)
-    places = torch.cat([part * d + kept for part, kept in enumerate(pool.keep(n))])
+    d, places = len(pool.weights[0].W_in), pool.find_last(n)
     W = solve_ridge(G[places][:, places], B[places], ridge)
     W_out = torch.cat([w.W_out.double().cpu().T for w in pool.weights[:2]])  # (2 d_ff, d_model)
     whole = (W_out * B[: 2 * d]).sum()

@@ -6,14 +6,15 @@ are the ablations of both.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from ffmerge.activations import Batch, observe
+from ffmerge.activations import Batch
 from ffmerge.importance import order_by_surgeon
-from ffmerge.leastsquares import RIDGE, refit_output
-from ffmerge.moments import Moments, RunningMoments
+from ffmerge.leastsquares import RIDGE
+from ffmerge.moments import Moments, find_hidden, gather_moments
 from ffmerge.patches import Patch, Plan, apply_patch, check_plan
-from ffmerge.pruning import keep_highest
+from ffmerge.pruning import prune
+from ffmerge.sublayers import find_stacks
 
 
 def prune_by_surgeon(
@@ -33,15 +34,16 @@ def prune_by_surgeon(
     Invariant: at the ridge of `ffmerge.leastsquares` it is the method `neurons_obs_refit`; a
     sublayer that keeps all its neurons is not touched.
     """
-    tensors = {}
-    for name, stack in check_plan(model, plan).items():
-        for i, width in enumerate(plan.neurons.get(name, ())):
-            ff = stack.sublayers[i]
-            if width < ff.d_ff:
-                weights, m = ff.read(), moments[name][i]
-                kept = keep_highest(order_by_surgeon(weights, m, ridge)[0], width)
-                tensors |= stack.arrange(i, refit_output(weights, m, kept, ridge))
-    return Patch(plan, tensors)
+    stacks = find_stacks(model)
+    order = {
+        name: {
+            i: order_by_surgeon(stacks[name].sublayers[i].read(), moments[name][i], ridge)[0]
+            for i, width in enumerate(widths)
+            if width < stacks[name].sublayers[i].d_ff
+        }
+        for name, widths in plan.neurons.items()
+    }
+    return prune(model, plan, order, moments, ridge)
 
 
 def prune_in_turn(
@@ -61,28 +63,8 @@ def prune_in_turn(
     for name, stack in check_plan(model, plan).items():
         widths = [ff.d_ff for ff in stack.sublayers]
         for i, width in enumerate(plan.neurons.get(name, ())):
-            moments = _collect_one(model, batches(), tokens, (name, i))
+            moments = gather_moments(model, batches(), tokens, find_hidden, [(name, i)])
             widths[i] = width
             step = Plan(neurons={name: tuple(widths)})
-            model = apply_patch(model, prune_by_surgeon(model, step, {name: {i: moments}}))
+            model = apply_patch(model, prune_by_surgeon(model, step, {name: {i: moments[name, i]}}))
     return model
-
-
-def _collect_one(
-    model: nn.Module, batches: Iterable[Batch], tokens: int, key: tuple[str, int]
-) -> Moments:
-    """The moments of one sublayer alone, as `collect_moments` gives them of all."""
-    running = RunningMoments()
-
-    def receive(place: int, name: str, i: int, rows: Tensor) -> None:
-        if (name, i) == key:
-            running.update(rows)
-
-    observe(
-        model,
-        batches,
-        tokens,
-        [lambda stack, i: (stack.sublayers[i].module("W_out"), True)],
-        receive,
-    )
-    return running.value()

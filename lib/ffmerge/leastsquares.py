@@ -45,9 +45,7 @@ def refit_output(weights: Weights, moments: Moments, kept: Tensor, ridge: float 
 
 def second_moments(weights: Weights, moments: Moments) -> Tensor:
     """What least squares weighs errors by: the covariance, or, without a bias, E[H H^T]."""
-    if weights.b_out is not None:
-        return moments.covariance
-    return moments.covariance + torch.outer(moments.mean, moments.mean)
+    return moments.second if weights.b_out is None else moments.covariance
 
 
 def solve_ridge(G: Tensor, B: Tensor, ridge: float = RIDGE) -> Tensor:

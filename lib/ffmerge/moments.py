@@ -4,15 +4,16 @@ They are the evidence of least squares and of pruning neurons: how the hidden ac
 W_out reads vary together.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ffmerge.activations import Batch, observe
-from ffmerge.sublayers import find_stacks
+from ffmerge.activations import Batch, FindPlace, Place, observe
+from ffmerge.sublayers import Stack, find_depths, find_stacks
 
+Key = tuple[str, int]  # stack, layer
 TOKENS_PER_NEURON = 50  # published calibrations saturate at about 25
 
 
@@ -29,6 +30,11 @@ class Moments:
     mean: Tensor
     covariance: Tensor
     n: int
+
+    @property
+    def second(self) -> Tensor:
+        """E[x xᵀ], not centred: (d_ff, d_ff)."""
+        return self.covariance + torch.outer(self.mean, self.mean)
 
 
 class RunningMoments:
@@ -75,17 +81,46 @@ def collect_moments(
     Raises:
         ValueError: fewer than two tokens.
     """
-    running = {
-        name: [RunningMoments() for _ in stack.layers] for name, stack in find_stacks(model).items()
-    }
-    observe(
-        model,
-        batches,
-        tokens or find_tokens(model),
-        [lambda stack, i: (stack.sublayers[i].module("W_out"), True)],
-        lambda place, stack, i, rows: running[stack][i].update(rows),
-    )
-    return {name: [moments.value() for moments in layers] for name, layers in running.items()}
+    depths = find_depths(model)
+    keys = [(name, i) for name, n in depths.items() for i in range(n)]
+    found = gather_moments(model, batches, tokens, find_hidden, keys)
+    return {name: [found[name, i] for i in range(n)] for name, n in depths.items()}
+
+
+def gather_moments(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    tokens: int | None,
+    place: FindPlace,
+    keys: Iterable[Key],
+    compute: Callable[[Key, Tensor], Tensor] = lambda key, x: x,
+) -> dict[Key, Moments]:
+    """The moments of what is seen, or computed from what is seen, at some FF sublayers.
+
+    Args:
+        model, batches, tokens: as in `collect_moments`.
+        place: where to look, `find_inputs` or `find_hidden`.
+        keys: stack and layer of each sublayer.
+        compute: from a key and what is seen there, (n_tokens, width), to the rows that count.
+    """
+    running = {key: RunningMoments() for key in keys}
+
+    def receive(number: int, name: str, i: int, x: Tensor) -> None:
+        if (name, i) in running:
+            running[name, i].update(compute((name, i), x))
+
+    observe(model, batches, tokens or find_tokens(model), [place], receive)
+    return {key: moments.value() for key, moments in running.items()}
+
+
+def find_inputs(stack: Stack, i: int) -> Place:
+    """What sublayer i reads: (n_tokens, d_model)."""
+    return stack.sublayers[i].module("W_in"), True
+
+
+def find_hidden(stack: Stack, i: int) -> Place:
+    """The hidden activations of sublayer i, which its W_out reads: (n_tokens, d_ff)."""
+    return stack.sublayers[i].module("W_out"), True
 
 
 def find_tokens(model: nn.Module) -> int:

@@ -5,7 +5,7 @@ average with the group's anchor. The best partition into runs of neighbours foll
 programming, the best one without that bound by trying all sets of anchors.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import combinations
 from math import comb
 
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.activations import Batch, observe
+from ffmerge.activations import Batch
 from ffmerge.alignment import Pairs, select_permutations
 from ffmerge.groups import Group
-from ffmerge.refitting import compute_hidden
+from ffmerge.methods import Evidence
+from ffmerge.patches import Plan
+from ffmerge.refitting import collect_inputs, compute_output
 from ffmerge.sublayers import find_activation, find_depths, find_stacks
-from ffmerge.weights import Weights, average, permute
+from ffmerge.weights import average, permute
 
 TOKENS = 2_000  # of each sublayer's inputs, on which pairs are tried
 MOST = 50_000  # sets of anchors that are tried
@@ -42,19 +44,12 @@ def measure_costs(
         costs[stack][a, b], for b aligned to a.
     """
     stacks, activation = find_stacks(model), find_activation(model)
-    read: dict[tuple[str, int], list[Tensor]] = {}
-    observe(
-        model,
-        batches,
-        tokens,
-        [lambda stack, i: (stack.sublayers[i].module("W_in"), True)],
-        lambda place, name, i, x: read.setdefault((name, i), []).append(x),
-    )
-    inputs = {key: torch.cat(rows) for key, rows in read.items()}  # (n_tokens, d_model)
+    keys = {(name, i) for name, stack in stacks.items() for i in range(len(stack))}
+    inputs = collect_inputs(model, batches, tokens, keys)
     costs: dict[str, Costs] = {name: {} for name in stacks}
     for name, stack in stacks.items():
         weights = [ff.read() for ff in stack.sublayers]
-        outputs = [_compute(w, inputs[name, i], activation) for i, w in enumerate(weights)]
+        outputs = [compute_output(w, inputs[name, i], activation) for i, w in enumerate(weights)]
         pairs = [(a, b) for a in range(len(stack)) for b in range(len(stack)) if a != b]
         for a, b in tqdm(pairs, f"pairs of the {name}", unit="pair"):
             try:
@@ -64,7 +59,7 @@ def measure_costs(
                 continue
             merged = average([weights[a], permute(weights[b], p)])
             costs[name][a, b] = sum(
-                float(_relate(_compute(merged, inputs[name, i], activation), outputs[i]))
+                float(_relate(compute_output(merged, inputs[name, i], activation), outputs[i]))
                 for i in (a, b)
             )
     return costs
@@ -124,27 +119,26 @@ def partition_freely(costs: Costs, n_layers: int, removed: int) -> tuple[Group, 
     return _check(best, removed)
 
 
-def partition(
+def list_group_plans(
     model: nn.Module,
-    costs: Mapping[str, Costs],
     count: int,
+    evidence: Evidence,
     choose: Callable[[Costs, int, int], tuple[Group, ...]],
-) -> dict[str, tuple[Group, ...]]:
-    """The groups of every stack that remove `count` sublayers in all, from each stack alike.
+) -> list[Plan]:
+    """The one plan whose groups remove `count` sublayers at the least cost, alike in all stacks.
 
     Args:
         model: the base.
-        costs: what `measure_costs` returned.
         count: how many sublayers go.
+        evidence: permutations, and calibration data for the costs.
         choose: `partition_neighbours` or `partition_freely`.
     """
+    costs = evidence.once(
+        "costs", lambda: measure_costs(model, evidence.permutations, evidence.calibration())
+    )
     depths = find_depths(model)
-    return {name: choose(costs[name], n, count // len(depths)) for name, n in depths.items()}
-
-
-def _compute(weights: Weights, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    y = compute_hidden(weights, x, activation) @ weights.W_out.to(x).T  # (n_tokens, d_model)
-    return y if weights.b_out is None else y + weights.b_out.to(x)
+    groups = {name: choose(costs[name], n, count // len(depths)) for name, n in depths.items()}
+    return [Plan(groups)]
 
 
 def _relate(found: Tensor, wanted: Tensor) -> Tensor:

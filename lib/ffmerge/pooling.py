@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.activations import Batch, observe
+from ffmerge.activations import Batch
 from ffmerge.alignment import Pairs, select_permutations
 from ffmerge.groups import Group
 from ffmerge.importance import find_order
-from ffmerge.leastsquares import RIDGE, solve_ridge
-from ffmerge.moments import Moments, RunningMoments, find_tokens
+from ffmerge.leastsquares import RIDGE, second_moments, solve_ridge
+from ffmerge.moments import Key, Moments, find_inputs, gather_moments
 from ffmerge.patches import Patch, Plan, check_plan
 from ffmerge.refitting import compute_hidden
 from ffmerge.sublayers import find_activation, find_stacks
@@ -40,10 +40,13 @@ class Pool:
     moments: tuple[Moments, Moments]
     step: Tensor
 
+    def find_last(self, n: int) -> Tensor:
+        """The n neurons that go last, by their numbers: (n,) int64, ascending."""
+        return torch.argsort(self.step)[-n:].sort().values
+
     def keep(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """The n neurons that go last: places within a's, b's and the merged ones, ascending."""
-        d_ff = len(self.weights[0].W_in)
-        kept = torch.argsort(self.step)[-n:].sort().values
+        d_ff, kept = len(self.weights[0].W_in), self.find_last(n)
         return tuple(kept[kept // d_ff == part] - part * d_ff for part in range(3))
 
 
@@ -70,31 +73,23 @@ def pool_pairs(
         pools[stack]: one for each pair; a last layer without a partner is in none.
     """
     stacks, activation = find_stacks(model), find_activation(model)
-    merged: dict[tuple[str, int], Weights] = {}
+    merged: dict[Key, Weights] = {}
     for name, stack in stacks.items():
         for a in range(0, len(stack) - 1, 2):
             p = select_permutations(permutations, {name: (Group((a, a + 1), a),)})[name][a + 1]
-            own, other = stack.sublayers[a].read(), stack.sublayers[a + 1].read()
-            merged[name, a] = merged[name, a + 1] = average([own, permute(other, p)])
-    running = {key: RunningMoments() for key in merged}
+            first, second = (stack.sublayers[i].read() for i in (a, a + 1))
+            merged[name, a] = merged[name, a + 1] = average([first, permute(second, p)])
+    own = {(name, i): stacks[name].sublayers[i].read() for name, i in merged}
 
-    def receive(place: int, name: str, i: int, x: Tensor) -> None:
-        if (name, i) in running:
-            pair = (stacks[name].sublayers[i].read(), merged[name, i])
-            hidden = [compute_hidden(weights, x, activation) for weights in pair]
-            running[name, i].update(torch.cat(hidden, 1))
+    def see(key: Key, x: Tensor) -> Tensor:
+        """Hidden activations of the layer's own FF beside the merged ones: (n, 2 d_ff)."""
+        return torch.cat([compute_hidden(w[key], x, activation) for w in (own, merged)], 1)
 
-    observe(
-        model,
-        batches,
-        tokens or find_tokens(model),
-        [lambda stack, i: (stack.sublayers[i].module("W_in"), True)],
-        receive,
-    )
+    seen = gather_moments(model, batches, tokens, find_inputs, merged, see)
     pools: dict[str, list[Pool]] = {name: [] for name in stacks}
     for name, a in tqdm([key for key in merged if key[1] % 2 == 0], "pool", unit="pair"):
-        weights = (*(stacks[name].sublayers[i].read() for i in (a, a + 1)), merged[name, a])
-        moments = running[name, a].value(), running[name, a + 1].value()
+        weights = own[name, a], own[name, a + 1], merged[name, a]
+        moments = seen[name, a], seen[name, a + 1]
         G, B = join_pair(weights, moments)
         pools[name].append(Pool((a, a + 1), weights, moments, find_order(G, B, ridge)[0]))
     return pools
@@ -139,8 +134,7 @@ def fit_pair(pool: Pool, n: int, ridge: float = RIDGE) -> tuple[Weights, Weights
         n: neurons stored; a merged one counts once.
         ridge: λ, as a share of the mean diagonal.
     """
-    d, kept = len(pool.weights[0].W_in), pool.keep(n)
-    places = torch.cat([part * d + kept[part] for part in range(3)])
+    d, kept, places = len(pool.weights[0].W_in), pool.keep(n), pool.find_last(n)
     G, B = join_pair(pool.weights, pool.moments)
     W = solve_ridge(G[places][:, places], B[places], ridge)  # (n, d_model)
     columns = dict(zip(range(3), W.split([len(part) for part in kept]), strict=True))
@@ -172,11 +166,10 @@ def join_pair(
 ) -> tuple[Tensor, Tensor]:
     """The normal equations of one pair: G (3 d_ff, 3 d_ff) and B (3 d_ff, d_model)."""
     d = len(weights[0].W_in)
-    has_bias = weights[0].b_out is not None
     G = torch.zeros(3 * d, 3 * d, dtype=torch.float64)
     B = torch.zeros(3 * d, len(weights[0].W_out), dtype=torch.float64)
     for part, m in enumerate(moments):
-        second = m.covariance if has_bias else m.covariance + torch.outer(m.mean, m.mean)
+        second = second_moments(weights[part], m)
         places = torch.cat([torch.arange(part * d, part * d + d), torch.arange(2 * d, 3 * d)])
         G[places[:, None], places] += second
         B[places] += second[:, :d] @ weights[part].W_out.double().cpu().T

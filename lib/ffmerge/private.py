@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ffmerge.activations import Batch, observe
 from ffmerge.groups import Group
+from ffmerge.moments import find_inputs
 from ffmerge.refitting import compute_hidden
 from ffmerge.sublayers import find_activation, find_stacks
 
@@ -45,26 +46,22 @@ def untie_biases(
     places = {(name, i) for name in groups for group in groups[name] for i in group.layers}
     sums = dict.fromkeys(places, 0.0)
     seen = dict.fromkeys(places, 0)
-    weights = {(name, i): shared[name].sublayers[i].read() for name, i in places}
-    if any(w.b_out is None for w in weights.values()):
+    own, tied = (
+        {(name, i): of[name].sublayers[i].read() for name, i in places} for of in (stacks, shared)
+    )
+    if any(w.b_out is None for w in tied.values()):
         raise ValueError(f"{type(base).__name__} has no b_out; valid is a model with biases")
 
     def receive(place: int, name: str, i: int, x: Tensor) -> None:
         if (name, i) in places:
             lost = 0
-            for w, sign in ((stacks[name].sublayers[i].read(), 1), (weights[name, i], -1)):
+            for w, sign in ((own[name, i], 1), (tied[name, i], -1)):
                 mean = compute_hidden(w, x, activation).sum(0, dtype=torch.float64)
                 lost = lost + sign * (w.W_out.double() @ mean + len(x) * w.b_out.double())
             sums[name, i] += lost
             seen[name, i] += len(x)
 
-    observe(
-        base,
-        batches,
-        tokens,
-        [lambda stack, i: (stack.sublayers[i].module("W_in"), True)],
-        receive,
-    )
+    observe(base, batches, tokens, [find_inputs], receive)
     for name, i in places:
         ff = shared[name].sublayers[i]
         own = copy.deepcopy(ff.module("W_out"))

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ffmerge.leastsquares import refit_output
+from ffmerge.leastsquares import RIDGE, refit_output
 from ffmerge.moments import Moments
 from ffmerge.patches import Patch, Plan, check_plan
 from ffmerge.sublayers import FeedForward, Stack, find_stacks
 from ffmerge.weights import select
 
-Scores = Mapping[str, Sequence[Tensor]]  # scores[stack][i]: (d_ff,), higher matters more
+# scores[stack][i]: (d_ff,), higher matters more; of those that lose neurons
+Scores = Mapping[str, Sequence[Tensor] | Mapping[int, Tensor]]
 
 
 def list_neuron_plans(model: nn.Module, count: int) -> list[Plan]:
@@ -36,7 +37,8 @@ def prune(
     model: nn.Module,
     plan: Plan,
     scores: Scores,
-    moments: Mapping[str, Sequence[Moments]] | None = None,
+    moments: Mapping[str, Sequence[Moments] | Mapping[int, Moments]] | None = None,
+    ridge: float = RIDGE,
 ) -> Patch:
     """Keep the neurons of the highest scores, in their own order.
 
@@ -46,6 +48,7 @@ def prune(
         scores: scores[stack][i] (d_ff,), such as `ffmerge.importance` gives.
         moments: moments[stack][i]: fit W_out and b_out to what all neurons gave
             (`ffmerge.leastsquares`); without them the weights stay as they are.
+        ridge: of that fit.
 
     Returns:
         The patch.
@@ -60,7 +63,7 @@ def prune(
                 weights, kept = ff.read(), keep_highest(scores[name][i], width)
                 small = select(weights, kept)
                 if moments is not None:
-                    small = refit_output(weights, moments[name][i], kept)
+                    small = refit_output(weights, moments[name][i], kept, ridge)
                 tensors |= stack.arrange(i, small)
     return Patch(plan, tensors)
 
@@ -77,9 +80,7 @@ def spread_neurons(plan: Plan, prices: Scores) -> Plan:
     """
     neurons = {}
     for name, widths in plan.neurons.items():
-        table = (
-            torch.stack(list(prices[name])).sort(dim=1).values
-        )  # (n_layers, d_ff), cheapest first
+        table = torch.stack(list(prices[name])).sort(dim=1).values  # (n_layers, d_ff), rising
         table[:, -1] = torch.inf
         gone = table.flatten().argsort(stable=True)[: table.numel() - sum(widths)]
         lost = torch.bincount(gone // table.shape[1], minlength=len(table))

@@ -4,7 +4,7 @@ One pass of calibration data through the base for W_in (and W_gate), one for W_o
 centred in each layer, where there are biases.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from ffmerge.activations import Batch, observe
 from ffmerge.leastsquares import RIDGE, solve_ridge
-from ffmerge.moments import Moments, RunningMoments, find_tokens
+from ffmerge.moments import Key, Moments, find_inputs, gather_moments
 from ffmerge.patches import Patch, Plan, check_plan
 from ffmerge.sublayers import find_activation
 from ffmerge.weights import Weights, average, permute
-
-Key = tuple[str, int]  # stack, layer
 
 
 def refit_groups(
@@ -48,14 +46,13 @@ def refit_groups(
     Invariant: a group of identical sublayers gives that sublayer, up to the ridge.
     """
     stacks = check_plan(model, plan)
-    tokens = tokens or find_tokens(model)
     groups = {name: plan.groups.get(name, ()) for name in stacks}
     aligned: dict[Key, Weights] = {}
     for name, stack in stacks.items():
         for i in (i for group in groups[name] for i in group.layers):
             weights, p = stack.sublayers[i].read(), permutations.get(name, {}).get(i)
             aligned[name, i] = weights if p is None else permute(weights, p)
-    read = _run(model, batches(), tokens, aligned, lambda key, x: x)
+    read = gather_moments(model, batches(), tokens, find_inputs, aligned)
     shared = {
         (name, group): _fit_inputs(
             [aligned[name, i] for i in group.layers], [read[name, i] for i in group.layers], ridge
@@ -70,7 +67,7 @@ def refit_groups(
         """Hidden activations of the shared FF beside those of the layer's own: (n, 2 d_ff)."""
         return torch.cat([compute_hidden(w[key], x, activation) for w in (of_layer, aligned)], 1)
 
-    seen = _run(model, batches(), tokens, aligned, see)
+    seen = gather_moments(model, batches(), tokens, find_inputs, aligned, see)
     tensors = {}
     for (name, group), weights in shared.items():
         own, moments = zip(*((aligned[name, i], seen[name, i]) for i in group.layers), strict=True)
@@ -96,28 +93,29 @@ def compute_hidden(weights: Weights, x: Tensor, activation: Callable[[Tensor], T
     return activation(project(weights.W_gate, weights.b_gate)) * z
 
 
-def _run(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    tokens: int,
-    layers: Iterable[Key],
-    compute: Callable[[Key, Tensor], Tensor],
-) -> dict[Key, Moments]:
-    """The moments of what is computed from the inputs of some FF sublayers of the base."""
-    running = {key: RunningMoments() for key in layers}
+def compute_output(weights: Weights, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """What one FF sublayer puts out: (n_tokens, d_model); arguments as in `compute_hidden`."""
+    y = compute_hidden(weights, x, activation) @ weights.W_out.to(x).T
+    return y if weights.b_out is None else y + weights.b_out.to(x)
+
+
+def collect_inputs(
+    model: nn.Module, batches: Iterable[Batch], tokens: int, keys: Container[Key]
+) -> dict[Key, Tensor]:
+    """What some FF sublayers of the base read: (n_tokens, d_model) each.
+
+    Args:
+        model, batches, tokens: as in `ffmerge.activations.collect_features`.
+        keys: stack and layer of each sublayer.
+    """
+    read: dict[Key, list[Tensor]] = {}
 
     def receive(place: int, name: str, i: int, x: Tensor) -> None:
-        if (name, i) in running:
-            running[name, i].update(compute((name, i), x))
+        if (name, i) in keys:
+            read.setdefault((name, i), []).append(x)
 
-    observe(
-        model,
-        batches,
-        tokens,
-        [lambda stack, i: (stack.sublayers[i].module("W_in"), True)],
-        receive,
-    )
-    return {key: moments.value() for key, moments in running.items()}
+    observe(model, batches, tokens, [find_inputs], receive)
+    return {key: torch.cat(rows) for key, rows in read.items()}
 
 
 def _fit_inputs(own: list[Weights], read: list[Moments], ridge: float) -> Weights:
@@ -130,7 +128,7 @@ def _fit_inputs(own: list[Weights], read: list[Moments], ridge: float) -> Weight
         has_bias = getattr(mean, bias) is not None
         G, B = 0, 0
         for weights, m in zip(own, read, strict=True):
-            second = _augment(m) if has_bias else _second(m)  # (d_model (+ 1), …)
+            second = _augment(m) if has_bias else m.second  # (d_model (+ 1), …)
             W = getattr(weights, projection).double().cpu()
             if has_bias:
                 W = torch.cat([W, getattr(weights, bias).double().cpu()[:, None]], 1)
@@ -153,7 +151,7 @@ def _fit_output(
     G, B = 0, 0
     for weights, m in zip(own, seen, strict=True):
         W = weights.W_out.double().cpu()
-        second = _augment(m) if has_bias else _second(m)  # shared, own (, 1)
+        second = _augment(m) if has_bias else m.second  # shared, own (, 1)
         if has_bias:
             W = torch.cat([W, weights.b_out.double().cpu()[:, None]], 1)
             places = torch.cat([torch.arange(n), torch.tensor([2 * n])])
@@ -168,13 +166,8 @@ def _fit_output(
     return replace(shared, W_out=W[:, :-1].to(like), b_out=W[:, -1].to(like))
 
 
-def _second(m: Moments) -> Tensor:
-    """E[x xᵀ]."""
-    return m.covariance + torch.outer(m.mean, m.mean)
-
-
 def _augment(m: Moments) -> Tensor:
     """E[(x, 1) (x, 1)ᵀ]: least squares with a bias."""
     one = torch.ones(1, dtype=torch.float64)
-    top = torch.cat([_second(m), m.mean[:, None]], 1)
+    top = torch.cat([m.second, m.mean[:, None]], 1)
     return torch.cat([top, torch.cat([m.mean, one])[None]], 0)

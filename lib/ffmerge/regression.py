@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.activations import Batch, observe
+from ffmerge.activations import Batch
 from ffmerge.moments import find_tokens
 from ffmerge.patches import Patch, apply_patch, check_plan
-from ffmerge.refitting import compute_hidden
+from ffmerge.refitting import collect_inputs, compute_output
 from ffmerge.sublayers import find_activation, find_stacks
 from ffmerge.weights import Weights
 
@@ -46,38 +46,19 @@ def regress_groups(
     """
     stacks = check_plan(model, start.plan)
     wanted = {(n, i) for n, groups in start.plan.groups.items() for g in groups for i in g.layers}
-    read: dict[tuple[str, int], list[Tensor]] = {key: [] for key in wanted}
-
-    def receive(place: int, name: str, i: int, x: Tensor) -> None:
-        if (name, i) in wanted:
-            read[name, i].append(x)
-
-    places = [lambda stack, i: (stack.sublayers[i].module("W_in"), True)]
-    observe(model, batches(), tokens or find_tokens(model), places, receive)
+    read = collect_inputs(model, batches(), tokens or find_tokens(model), wanted)
     activation, tensors = find_activation(model), dict(start.tensors)
     merged = find_stacks(apply_patch(model, start))
     for name, groups in start.plan.groups.items():
         for group in tqdm(groups, f"regress the {name}", unit="group"):
             stack, first = stacks[name], group.layers[0]
-            inputs = [torch.cat(read[name, i]) for i in group.layers]  # (n_tokens, d_model) each
+            inputs = [read[name, i] for i in group.layers]  # (n_tokens, d_model) each
             own = [stack.sublayers[i].read() for i in group.layers]
             targets = [compute_output(w, x, activation) for w, x in zip(own, inputs, strict=True)]
             shared = merged[name].sublayers[first].read()
             fitted = _fit(shared, inputs, targets, activation, steps, learning_rate)
             tensors |= stack.arrange(first, fitted)
     return Patch(start.plan, tensors)
-
-
-def compute_output(weights: Weights, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    """What one FF sublayer puts out: (n_tokens, d_model).
-
-    Args:
-        weights: of the sublayer.
-        x: (n_tokens, d_model), what it reads.
-        activation: the model's.
-    """
-    y = compute_hidden(weights, x, activation) @ weights.W_out.to(x).T
-    return y if weights.b_out is None else y + weights.b_out.to(x)
 
 
 @torch.enable_grad()

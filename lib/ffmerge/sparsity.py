@@ -8,7 +8,19 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from ffmerge.activations import Batch, token_masks
+from ffmerge.patches import Plan
 from ffmerge.sublayers import PROJECTIONS, find_stacks
+
+
+def list_sparse_plans(count: int) -> list[Plan]:
+    """The one plan: nothing of the structure goes, half of the weights do, and no other share.
+
+    Raises:
+        ValueError: another share than 50 %.
+    """
+    if count != 50:
+        raise ValueError(f"{count} % of weights is asked for; valid is 50")
+    return [Plan()]
 
 
 def prune_weights(

@@ -5,7 +5,7 @@ from torch import nn
 from ffmerge.alignment import select_permutations
 from ffmerge.merging import merge_groups
 from ffmerge.methods import Evidence
-from ffmerge.partitions import measure_costs, partition, partition_freely
+from ffmerge.partitions import list_group_plans, partition_freely
 from ffmerge.patches import Patch, Plan
 
 LOOK = {"label": "groups, free", "color": "#56B4E9", "marker": "H"}
@@ -17,10 +17,7 @@ REFERENCE = "the paper's reviewer 4; all sets of anchors are tried on pairs' out
 
 def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
     """The cheapest groups of any sublayers in each stack; one candidate."""
-    costs = evidence.once(
-        "costs", lambda: measure_costs(model, evidence.permutations, evidence.calibration())
-    )
-    return [Plan(partition(model, costs, count, partition_freely))]
+    return list_group_plans(model, count, evidence, partition_freely)
 
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:

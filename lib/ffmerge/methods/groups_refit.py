@@ -4,7 +4,7 @@ from torch import nn
 
 from ffmerge.alignment import select_permutations
 from ffmerge.methods import Evidence
-from ffmerge.partitions import measure_costs, partition, partition_neighbours
+from ffmerge.partitions import list_group_plans, partition_neighbours
 from ffmerge.patches import Patch, Plan
 from ffmerge.refitting import refit_groups
 
@@ -17,10 +17,7 @@ REFERENCE = "the groups of `groups`, the least squares of `refit`"
 
 def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
     """The cheapest groups of adjacent sublayers in each stack; one candidate."""
-    costs = evidence.once(
-        "costs", lambda: measure_costs(model, evidence.permutations, evidence.calibration())
-    )
-    return [Plan(partition(model, costs, count, partition_neighbours))]
+    return list_group_plans(model, count, evidence, partition_neighbours)
 
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:

@@ -4,7 +4,7 @@ from torch import nn
 
 from ffmerge.methods import Evidence
 from ffmerge.patches import Patch, Plan, check_plan
-from ffmerge.sparsity import prune_weights
+from ffmerge.sparsity import list_sparse_plans, prune_weights
 
 LOOK = {"label": "Wanda", "color": "#999933", "marker": "d"}
 FAMILY = "stores fewer bits"
@@ -16,9 +16,7 @@ TOKENS = 10_000  # of calibration
 
 def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
     """One candidate: nothing of the structure goes, half of the weights do, and no other share."""
-    if count != 50:
-        raise ValueError(f"{count} % of weights is asked for; valid is 50")
-    return [Plan()]
+    return list_sparse_plans(count)
 
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:

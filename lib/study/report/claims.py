@@ -5,7 +5,7 @@ its side of the bound, does not hold if it lies on the other, and else is undeci
 decides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,9 +64,18 @@ def table_claims(
         for test in TESTS:
             found += test(scores)
         found += _alike(scores, read_similarity(roots, model))
+    return tabulate_findings(found, dict.fromkeys(finding.claim for finding in found))
+
+
+def tabulate_findings(found: list[Finding], claims: Iterable[str]) -> pd.DataFrame:
+    """Findings as rows of claims.md, those of one claim together.
+
+    Args:
+        found: of all models, one after the other.
+        claims: in the order in which they are to stand.
+    """
     rows = [[f.claim, f.model, f.statistic, f.verdict] for f in found]
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    order = {claim: i for i, claim in enumerate(dict.fromkeys(table.Claim))}
+    table, order = pd.DataFrame(rows, columns=COLUMNS), {c: i for i, c in enumerate(claims)}
     return table.sort_values("Claim", key=lambda c: c.map(order), kind="stable", ignore_index=True)
 
 

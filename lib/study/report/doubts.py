@@ -15,7 +15,7 @@ import pandas as pd
 
 from study.config import Params
 from study.report.ablations import find_best
-from study.report.claims import COLUMNS, Finding, Scores
+from study.report.claims import Finding, Scores, tabulate_findings
 from study.report.estimates import FAILS, HOLDS, Estimate, estimate
 from study.report.results import list_models
 from study.report.scores import read_windows
@@ -59,10 +59,8 @@ def table_doubts(
         table = measure_contest(results, params, model)
         case = Case(scores, table, find_best(windows))
         found += [*_compare_pairs(case), *_prune_untuned(case), *_count_flops(case)]
-    rows = [[SAYS + f.claim, f.model, f.statistic, f.verdict] for f in found]
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    order = {SAYS + claim: i for i, claim in enumerate(_list_claims())}
-    return table.sort_values("Claim", key=lambda c: c.map(order), kind="stable", ignore_index=True)
+    table = tabulate_findings(found, _list_claims())
+    return table.assign(Claim=SAYS + table.Claim)
 
 
 def _list_claims() -> list[str]:
