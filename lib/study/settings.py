@@ -46,7 +46,8 @@ def find_settings(
     found = _FINDERS[notebook](params, entry, **names)
     for name, use in find_uses(notebook, entry, _shows_own(params, variant)).items():
         found[name] = {"task": use.task, "data": _describe_data(use, params, root)}
-        found[name] |= {size: getattr(use, size) for size in _SIZES.get(notebook, ())}
+        sizes = {size: getattr(use, size) for size in _SIZES.get(notebook, ())}
+        found[name] |= {size: value for size, value in sizes.items() if value is not None}
     if showcase not in (None, model):
         found["showcase"] = find_settings(notebook, params, root, showcase)
     return {"threads": params.threads} | found
@@ -65,7 +66,8 @@ def find_uses(notebook: str, model: Model, own: bool = True) -> dict[str, Use]:
     if notebook == "5_finetune":
         return {"use": model.recovery}
     if notebook == "6_evals":
-        return {"use": model.recovery} | ({"own": model} if model.downstream and own else {})
+        own_too = {"own": model} if model.downstream and own else {}
+        return {"use": model.recovery} | own_too | model.readings
     return {}
 
 
@@ -169,7 +171,7 @@ _SIZES = {
     "1_base": ("validation_examples", "batch_size"),
     "4_merges": ("validation_examples", "batch_size"),
     "5_finetune": ("validation_examples", "batch_size"),
-    "6_evals": ("batch_size",),
+    "6_evals": ("batch_size", "test_examples"),
     "8_beyond": ("validation_examples", "batch_size"),
 }
 

@@ -31,14 +31,15 @@ def list_stages(params: Params) -> Stages:
     Raises:
         ValueError: two stages would have one name, or a method needs what dvc.yaml does not offer.
     """
-    stages: Stages = {kind: {} for kind in ("base", "activations", "permutations")}
+    stages: Stages = {kind: {} for kind in ("base", "fetch", "activations", "permutations")}
     stages |= {"merges": {}, "beyond": {}, "finetune": {}, "evals": {}}
     for model in params.run:
         methods = params.methods_of(model)
         needed = {need for method in methods for need in describe_method(method).needs}
         aligned = needed & {"permutations"}
         first = {"beyond"} if model == params.run[0] else set()  # it is long, and to be read
-        for kind in ("base", "activations", *aligned, *(first if aligned else ())):
+        base = "base" if params.model(model).base.is_trained_here else "fetch"
+        for kind in (base, "activations", *aligned, *(first if aligned else ())):
             _add(stages, kind, {"model": model})
         for method in methods:
             item = {"model": model, "method": method}

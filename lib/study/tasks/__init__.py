@@ -4,7 +4,7 @@ Adding a kind is adding a file with a class that has what `Task` below lists.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ffmerge.activations import Batch
-from study.config import Params
+from study.config import Params, Use
 from study.corpora import ensure_corpus
 from study.metrics import Metric
 
@@ -69,25 +69,54 @@ class Task(Protocol):
         """Keep beside the model what turns raw examples into its input."""
 
 
-def load_task(name: str, params: Params, root: Path, downstream: bool = False) -> Task:
+def load_task(
+    name: str, params: Params, root: Path, downstream: bool = False, reading: str | None = None
+) -> Task:
     """The task of a model, with its data at hand.
 
     Args:
         name: of the model in params.yaml.
         params, root: params.yaml and the folder that it lies in.
         downstream: the task of its recovery fine-tuning and test, where that is another one.
+        reading: the task of one of its `readings` instead.
 
     Raises:
         ValueError: an embedded corpus that differs from data.dvc.
     """
     model = params.model(name)
     use = model.recovery if downstream else model
+    use = model.readings[reading] if reading else use
     data = use.data
     if data.corpus:
         folder = ensure_corpus(data.path, params, root)
         data = data.model_copy(update={"path": str(folder)})
     module = import_module(f"study.tasks.{use.task}")
     return module.Task(model.base, data, root / "models" / name / "base")
+
+
+def score_test(task: Task, use: Use, model: PreTrainedModel) -> Score:
+    """Score a model on the test split, or on as much of it as its entry says.
+
+    Args:
+        task, use: the task, and its place in the model's entry.
+        model: the candidate.
+    """
+    return task.evaluate(model, make_batches(task, "test", use.batch_size, use.test_examples))
+
+
+def score_readings(name: str, params: Params, root: Path, model: PreTrainedModel) -> list[Score]:
+    """What else a model is scored on: its entry's `readings`, each metric named after its reading.
+
+    Args:
+        name, params, root: as in `load_task`.
+        model: the candidate.
+    """
+    scores = []
+    for reading, use in params.model(name).readings.items():
+        score = score_test(load_task(name, params, root, reading=reading), use, model)
+        values = {replace(m, name=f"{m.name} on {reading}"): v for m, v in score.values.items()}
+        scores.append(replace(score, values=values))
+    return scores
 
 
 def make_batches(

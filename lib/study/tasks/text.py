@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from study.metrics import Metric
+from study.pretrained import load_pretrained_tokenizer
 from study.sections import Base, Data
 from study.tasks.data import load_split
 
@@ -65,12 +66,10 @@ class TextTask:
 
 
 def load_tokenizer(base: Base, folder: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a base model, from its folder or the hub; None before it is trained."""
+    """The tokenizer of a base model, from its folder or its source; None before it is trained."""
     if (folder / "tokenizer_config.json").exists():
         return AutoTokenizer.from_pretrained(folder)
-    if base.hub:
-        return AutoTokenizer.from_pretrained(base.hub, revision=base.revision)
-    return None
+    return None if base.is_trained_here else load_pretrained_tokenizer(base)
 
 
 def train_bytes(texts: Iterable[str], size: int, context: int) -> PreTrainedTokenizerFast:

