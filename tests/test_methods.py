@@ -221,6 +221,16 @@ def test_flops_are_two_for_every_multiply_add(family, per_token):
     assert count_flops(model, make_batch(family)) == pytest.approx(2 * per_token)
 
 
+@pytest.mark.parametrize("family", ("gpt2", "vit", "llama"))
+def test_fused_attention_costs_what_it_computes(family):
+    model, batch = make_model(family), make_batch(family)
+    costs = {}
+    for kind in ("eager", "sdpa"):
+        model.set_attn_implementation(kind)
+        costs[kind] = count_flops(model, batch)
+    assert costs["eager"] == costs["sdpa"] > 0
+
+
 def test_sparse_bytes_are_the_other_values_and_a_bit_for_each_number():
     model = torch.nn.Module()
     model.a = torch.nn.Parameter(torch.tensor([0.0, 1, 0, 2, 0, 3, 0, 4, 5]))  # 5 × 4 + 2 bytes

@@ -2,10 +2,12 @@
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ffmerge.activations import Batch
 from ffmerge.sublayers import find_stacks
+
+FUSED_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch counts GPUs' only
 
 
 @torch.no_grad()
@@ -30,11 +32,16 @@ def count_flops(model: nn.Module, batch: Batch) -> float:
         lambda module, args, out: seen.append((out[0] if isinstance(out, tuple) else out).shape)
     )
     try:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping={FUSED_ON_CPU: _count_fused}) as counter:
             model(**{key: value.to(device) for key, value in batch.items()})
     finally:
         handle.remove()
     return counter.get_total_flops() / (seen[0][0] * seen[0][1])
+
+
+def _count_fused(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    """FLOPs of fused attention, from the shapes of its inputs."""
+    return sdpa_flop_count(query, key, value)
 
 
 def count_sparse_bytes(model: nn.Module) -> int:

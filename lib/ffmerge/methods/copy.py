@@ -24,6 +24,7 @@ def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     tensors = {}
     for name, stack in check_plan(model, plan).items():
         for group in plan.groups.get(name, ()):
-            weights = stack.sublayers[group.anchor].read()
-            tensors |= stack.arrange(group.layers[0], weights)
+            if group.anchor != group.layers[0]:  # whose weights the tied sublayer has already
+                weights = stack.sublayers[group.anchor].read()
+                tensors |= stack.arrange(group.layers[0], weights)
     return Patch(plan, tensors)
