@@ -80,3 +80,11 @@ OVERVIEW = (
     r"\* Tuned alike, if not said otherwise: the same short training as the merged model's. Kept: "
     "of that model's quality. Layers whose FF is removed share the merged one with neighbours."
 )
+ALIGNMENTS = (
+    "Line: mean over pairs of sublayers; band: from the least to the most alike pair. Red: a model "
+    "that others pretrained. Only pairs that some window needs."
+)
+READINGS = (
+    "Test split. Perplexity per token, of the model's own task and of its readings; the quiz is "
+    "multiple choice with four endings, so 25 is chance. ↓ lower is better, ↑ higher."
+)
