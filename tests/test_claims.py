@@ -257,7 +257,8 @@ def test_int8_rows_never_mix_with_the_others(params):
 
 def test_every_model_of_the_repository_has_a_paper_model_with_numbers(repository, paper):
     params = load_params(repository)
-    assert {params.model(name).paper for name in params.run} == set(paper.model)
+    stands_for = {params.model(name).paper for name in params.run}
+    assert stands_for - {None} == set(paper.model)  # a real model stands for itself
 
 
 def test_a_claim_that_goes_on_stands_below_the_one_before(repository):

@@ -54,7 +54,11 @@ class Params(Section):
         return self
 
     def variants_of(self, model: Name) -> list[Name]:
-        """The variants of a model: the recipes that its entry lists, or all whose ratio it has."""
+        """The variants of a model: the recipes that its entry lists, or all whose ratio it has.
+
+        Of the latter those that only change the tuning are left out where they are not tuned, and
+        distillation where adapters learn another task than the uncompressed model knows.
+        """
         entry = self.model(model)
         if entry.variants is not None:
             return [name for name in self.recipes if name in entry.variants or name == "base"]
@@ -62,6 +66,8 @@ class Params(Section):
             name
             for name, recipe in self.recipes.items()
             if recipe.ratio is None or recipe.ratio in self.counts(model, recipe)
+            if not recipe.finetune or entry.tuned is None or name in entry.tuned
+            if not (recipe.finetune.get("distillation") and entry.finetune.adapters)
         ]
 
     def variants_by(self, model: Name, method: Name) -> list[Name]:

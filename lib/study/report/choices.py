@@ -93,9 +93,15 @@ def name_anchors(params: Params, model: str, ratio: str) -> dict[str, str]:
 
 
 def _list_permuted(params: Params, model: str, ratio: str) -> list[str]:
-    permuted = params.variants_by(model, "permute")
-    return [name for name in permuted if params.recipe(name).ratio == ratio]
+    recipes = {name: params.recipe(name) for name in params.variants_by(model, "permute")}
+    return [n for n, r in recipes.items() if r.ratio == ratio and not is_distilled(r)]
+
+
+def is_distilled(recipe: Recipe) -> bool:
+    """Whether a variant learns from the uncompressed model's predictions too."""
+    return bool(recipe.finetune.get("distillation"))
 
 
 def _is_plain(recipe: Recipe) -> bool:
-    return recipe.anchor == "first" and not (recipe.window or recipe.random_window)
+    is_best = not (recipe.window or recipe.random_window or is_distilled(recipe))
+    return recipe.anchor == "first" and is_best

@@ -88,3 +88,7 @@ READINGS = (
     "Test split. Perplexity per token, of the model's own task and of its readings; the quiz is "
     "multiple choice with four endings, so 25 is chance. ↓ lower is better, ↑ higher."
 )
+HEALING = (
+    "Test split, percent of the uncompressed model as it is. Weight: of the uncompressed model's "
+    "predictions in the loss; the rest is the paper's recovery. The same steps and data."
+)
