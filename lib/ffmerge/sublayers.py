@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ffmerge.feedforward import EXPERTS, NESTED, REASONS, FeedForward, find_sublayer
 from ffmerge.projections import PROJECTIONS, find_projections, is_attention
-from ffmerge.structure import set_layers, set_widths
+from ffmerge.structure import find_configs, set_layers, set_widths
 from ffmerge.weights import Weights
 
 __all__ = [
@@ -28,10 +28,13 @@ __all__ = [
     "find_activation",
     "find_depths",
     "find_stacks",
+    "reads_tokens",
     "set_layers",
     "set_widths",
     "unwrap",
 ]
+
+ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation", "dense_act_fn")
 
 
 @dataclass(frozen=True)
@@ -119,15 +122,46 @@ def find_activation(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """The activation function of a model's FF sublayers.
 
     Raises:
-        ValueError: its configuration names none.
+        ValueError: its configuration names none, or several for its stacks.
     """
-    for name in ("hidden_act", "activation_function", "hidden_activation", "dense_act_fn"):
-        if isinstance(getattr(model.config, name, None), str):
-            return ACT2FN[getattr(model.config, name)]
-    raise ValueError(
-        f"the configuration of {type(model).__name__} names no activation function; valid is one "
-        "with hidden_act or activation_function"
-    )
+    model = unwrap(model)
+    named = {
+        name: next(_list_activations(model, stack), None)
+        for name, stack in find_stacks(model).items()
+    }
+    if None in named.values():
+        raise ValueError(
+            f"the configuration of {type(model).__name__} names no activation function; valid is "
+            f"one with {' or '.join(ACTIVATIONS)}"
+        )
+    if len(set(named.values())) > 1:
+        raise ValueError(
+            f"the stacks of {type(model).__name__} have activation functions {named}; valid is "
+            "one: pass the part of the model with one stack"
+        )
+    return ACT2FN[next(iter(named.values()))]
+
+
+def _list_activations(model: nn.Module, stack: Stack) -> Iterator[str]:
+    for config in find_configs(model, stack.path):
+        for name in ACTIVATIONS:
+            if isinstance(getattr(config, name, None), str):
+                yield getattr(config, name)
+
+
+def reads_tokens(model: nn.Module, stack: Stack) -> bool:
+    """Whether the part of a model that a stack is in reads tokens, which may be padding.
+
+    Images and sounds come in through something else than an embedding.
+    """
+    parts = stack.path.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        module = unwrap(model).get_submodule(".".join(parts[:n]))
+        try:
+            return isinstance(module.get_input_embeddings(), nn.Embedding)
+        except (AttributeError, NotImplementedError):  # not a model of its own
+            continue
+    return True
 
 
 def check_stacks(stacks: dict[str, Stack], layers: dict[str, int]) -> None:
