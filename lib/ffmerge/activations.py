@@ -6,6 +6,7 @@ One forward pass over ~10k tokens or patches is enough for every window (paper, 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -164,6 +165,13 @@ def check_batch(batch: Batch) -> None:
         raise ValueError(
             f"batch holds input_ids of shape {tuple(ids.shape)}; valid is (batch, length)"
         )
+
+
+def peek(batches: Iterable[Batch]) -> tuple[Batch | None, Iterable[Batch]]:
+    """The first batch, None if there is none, and all of them, the first one too."""
+    rest = iter(batches)
+    first = next(rest, None)
+    return first, rest if first is None else chain([first], rest)
 
 
 def run_batch(model: nn.Module, batch: Batch) -> Any:

@@ -95,7 +95,8 @@ def _check_rebuilt(model: nn.Module, stack: "Stack", layers: nn.ModuleList) -> N
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             rebuilt = type(model)(config).get_submodule(stack.path)
     except Exception as problem:
-        error = f"it cannot be built from it ({problem})"
+        told = " ".join(str(problem).split())  # some are several lines
+        error = f"no model is built from it ({told})"
     else:
         error = None if len(rebuilt) == len(layers) else f"built from it, {len(rebuilt)} are left"
         for i, pair in enumerate(zip(layers, rebuilt, strict=False)):
