@@ -182,11 +182,13 @@ def _has_weights_between(layer: nn.Module, names: list[str], d_ff: int, d_model:
     the projections, in order of registration.
     """
     passed, total = 0, len(set(names))
+    own = tuple(f"{name}." for name in names)  # such as what a projection is computed from
     for name, module in layer.named_modules():
         if name in names:
             passed += 1
         elif any(d_ff in p.shape for p in module.parameters(recurse=False)):
-            if not _is_inside_attention(layer, name) and (d_ff != d_model or 0 < passed < total):
+            is_between = d_ff != d_model or 0 < passed < total
+            if is_between and not name.startswith(own) and not _is_inside_attention(layer, name):
                 return True
     return False
 
