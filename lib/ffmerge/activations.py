@@ -237,8 +237,8 @@ def observe(
     Raises:
         ValueError: fewer than two tokens, a batch that is none, or a mask of another layout.
     """
-    if type(tokens) is not int or tokens < 2:
-        raise ValueError(f"tokens is {tokens!r}; valid is a whole number from 2")
+    if type(tokens) is not int or tokens < 1:
+        raise ValueError(f"tokens is {tokens!r}; valid is a whole number from 1")
     stacks = find_stacks(model)
     running: list[tuple[str, int]] = []  # the layer whose forward is under way
     masks: dict[str, Tensor | None] = {}
