@@ -181,6 +181,8 @@ def _has_weights_between(layer: nn.Module, names: list[str], d_ff: int, d_model:
     Where d_ff is d_model, a norm of the residual stream has as many: then it counts only between
     the projections, in order of registration.
     """
+    if d_ff == 1:  # what is left where an FF was dropped: nothing to move
+        return False
     passed, total = 0, len(set(names))
     own = tuple(f"{name}." for name in names)  # such as what a projection is computed from
     for name, module in layer.named_modules():

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 INDICES = ("layer_idx", "layer_id", "layer_number")  # how layers call their own place
 WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")
+MODES = ("training", "gradient_checkpointing")
 SIZES = ("in_features", "out_features", "nf", "nx")
 
 
@@ -124,5 +125,5 @@ def _read_settings(module: nn.Module) -> dict:
     return {
         name: value
         for name, value in vars(module).items()
-        if isinstance(value, plain) and name not in SIZES and name[0] != "_" and name != "training"
+        if isinstance(value, plain) and name not in (*SIZES, *MODES) and name[0] != "_"
     }
