@@ -23,11 +23,11 @@ NOTHING = "no FF sublayers that can be found"  # no layers with attention at all
 NEURONS = 16  # that stay in a sublayer when it is tried out
 HEAD = """# Which architectures
 
-Every model type of transformers {version} in its default configuration, without weights
-(`tests/architectures.py` writes this page, `tests/test_architectures.py` says that it is up to
-date and that permuting the neurons of each kind of FF changes nothing). Found are {found}, refused
-{refused}, and {unbuilt} cannot be built from their defaults alone or need another package: these
-are treated by the same rules, but are not in the tables.
+Every model type of transformers {version} in its default configuration, without weights:
+[`tests/architectures.py`](../tests/architectures.py) writes this page, and a
+[test](../tests/test_architectures.py) says that it is up to date and that permuting the neurons of
+the FF sublayers changes nothing. Found are {found}, refused {refused}, and {unbuilt} cannot be
+built from their defaults alone or need another package: the same rules hold for these.
 
 What is refused can often be had in part: `find_stacks(model.language_model)` where only another
 part of a model is in the way.
