@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import torch
 from families import LAYERS, MAKERS, logits, make_batch, make_evidence, make_model
+from transformers.pytorch_utils import Conv1D
 
 from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.checkpoints import load, save
@@ -13,7 +14,7 @@ from ffmerge.methods import find_method
 from ffmerge.patches import apply_patch, count_parameters
 from ffmerge.pruning import list_neuron_plans
 from ffmerge.sparsity import PROJECTIONS, measure_inputs
-from ffmerge.sublayers import Conv1D, find_depths, find_stacks
+from ffmerge.sublayers import find_depths, find_stacks
 
 FAMILIES = pytest.mark.parametrize("family", MAKERS)
 

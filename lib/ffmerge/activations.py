@@ -4,13 +4,16 @@ One forward pass over ~10k tokens or patches is enough for every window (paper, 
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.sublayers import FeedForward, Stack, find_stacks
+from ffmerge.sublayers import FeedForward, Stack, find_stacks, reads_tokens, unwrap
 
 Batch = dict[str, Tensor]
 Features = dict[str, list[Tensor]]
@@ -35,7 +38,8 @@ def collect_features(model: nn.Module, batches: Iterable[Batch], tokens: int = 1
         features["decoder"][i]: (n_tokens, d_ff), float32 on CPU, padding left out.
 
     Raises:
-        ValueError: fewer than two tokens, or a feature that is NaN or infinite.
+        ValueError: fewer than two tokens, a batch that is none, a mask of another layout, or a
+            feature that is NaN or infinite.
     """
 
     def place(ff: FeedForward) -> Place:
@@ -49,6 +53,12 @@ def collect_features(model: nn.Module, batches: Iterable[Batch], tokens: int = 1
                     f"features of FF sublayer {i} of the {name} hold NaN or infinite values; "
                     "valid are finite numbers: check the model's weights and dtype"
                 )
+        if len(layers[0]) < layers[0].shape[1]:
+            warnings.warn(
+                f"features of the {name} hold {len(layers[0])} tokens for {layers[0].shape[1]} "
+                "neurons; which neurons are alike is mostly chance with fewer tokens than neurons",
+                stacklevel=2,
+            )
     return features
 
 
@@ -86,14 +96,104 @@ def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:
 
     Returns:
         {stack: (batch, length) bool, or None where every position counts, as in images}.
+
+    Raises:
+        ValueError: a mask of another layout, or nothing that tells the decoder's padding.
     """
-    attention = batch.get("attention_mask")
-    mask = None if attention is None else attention.bool()
-    if not getattr(model.config, "is_encoder_decoder", False):
-        return {"encoder": mask, "decoder": mask}
-    if "decoder_attention_mask" in batch:
-        return {"encoder": mask, "decoder": batch["decoder_attention_mask"].bool()}
-    return {"encoder": mask, "decoder": batch["labels"] != -100}  # the loss's mark for padding
+    mask = _read_mask(batch, "attention_mask")
+    stacks = find_stacks(model)
+    config = getattr(unwrap(model), "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        masks = {"encoder": mask}
+        if "decoder" in stacks:
+            masks["decoder"] = _find_decoder_mask(model, batch)
+    else:
+        masks = {"encoder": mask, "decoder": mask}
+    others = (stack for name, stack in stacks.items() if name not in masks)
+    return masks | {s.name: mask if reads_tokens(model, s) else None for s in others}
+
+
+def _find_decoder_mask(model: nn.Module, batch: Batch) -> Tensor | None:
+    mask, labels = _read_mask(batch, "decoder_attention_mask"), batch.get("labels")
+    ids = batch.get("decoder_input_ids")
+    if mask is not None:
+        return mask
+    if labels is not None and labels.dim() == 2:
+        return labels != -100  # the loss's mark for padding
+    if ids is None:
+        raise ValueError(
+            "batch holds nothing for the decoder; valid is one of labels, decoder_input_ids and "
+            "decoder_attention_mask (batch, length)"
+        )
+    padding = getattr(unwrap(model).config, "pad_token_id", None)
+    if padding is None:
+        return None
+    mask = ids != padding
+    mask[:, 0] = True  # the decoder starts with a token that may be the one for padding
+    return mask
+
+
+def _read_mask(batch: Batch, name: str) -> Tensor | None:
+    mask = batch.get(name)
+    if mask is not None and mask.dim() != 2:
+        raise ValueError(
+            f"batch holds {name} of shape {tuple(mask.shape)}; valid is (batch, length), 0 for "
+            "padding"
+        )
+    return None if mask is None else mask.bool()
+
+
+def check_batch(batch: Batch) -> None:
+    """Check that a batch is one.
+
+    Raises:
+        ValueError: not keyword arguments with tensors, or one example without a batch dimension.
+    """
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f"batch is a {type(batch).__name__}; valid are keyword arguments for the model, such as"
+            " {'input_ids': tensor, 'attention_mask': tensor}, in a list"
+        )
+    for name, value in batch.items():
+        if not isinstance(value, Tensor | bool | int | float | None):
+            raise ValueError(
+                f"batch holds {name} as a {type(value).__name__}; valid are tensors, such as a "
+                "tokenizer gives with return_tensors='pt'"
+            )
+    ids = batch.get("input_ids")
+    if ids is not None and ids.dim() < 2:
+        raise ValueError(
+            f"batch holds input_ids of shape {tuple(ids.shape)}; valid is (batch, length)"
+        )
+
+
+def peek(batches: Iterable[Batch]) -> tuple[Batch | None, Iterable[Batch]]:
+    """The first batch, None if there is none, and all of them, the first one too."""
+    rest = iter(batches)
+    first = next(rest, None)
+    return first, rest if first is None else chain([first], rest)
+
+
+def run_batch(model: nn.Module, batch: Batch) -> Any:
+    """What a model gives for a batch, moved to where the model is; a compiled one runs eagerly.
+
+    Args:
+        model: hooks are called, which compiled code would leave out.
+        batch: keyword arguments for its forward.
+
+    Raises:
+        ValueError: as `check_batch`.
+    """
+    check_batch(batch)
+    model = unwrap(model)
+    device = next(model.parameters()).device
+    inputs = {
+        name: value.to(device) if isinstance(value, Tensor) and device.type != "meta" else value
+        for name, value in batch.items()
+    }
+    is_compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+        return model(**inputs)
 
 
 def _collect(
@@ -135,8 +235,10 @@ def observe(
             in float32 on the model's device, padding left out.
 
     Raises:
-        ValueError: fewer than two tokens.
+        ValueError: fewer than two tokens, a batch that is none, or a mask of another layout.
     """
+    if type(tokens) is not int or tokens < 1:
+        raise ValueError(f"tokens is {tokens!r}; valid is a whole number from 1")
     stacks = find_stacks(model)
     running: list[tuple[str, int]] = []  # the layer whose forward is under way
     masks: dict[str, Tensor | None] = {}
@@ -146,8 +248,7 @@ def observe(
     def watch(number: int, place: Place, key: tuple[str, int]) -> None:
         def see(x: Tensor) -> None:
             if running == [key]:
-                flat, mask = x.detach().flatten(0, -2), masks[key[0]]  # (batch × length, width)
-                rows = (flat if mask is None else flat[mask.flatten()]).float()
+                rows = _take_tokens(x.detach(), masks[key[0]], key[0]).float()
                 if number == 0 and key[1] == 0:
                     seen[key[0]] += len(rows)
                 receive(number, *key, rows)
@@ -169,11 +270,12 @@ def observe(
                 watch(number, place(stack, i), key)
     try:
         model.eval()
-        device, first = next(model.parameters()).device, next(iter(stacks))
+        first = next(iter(stacks))
         with tqdm(total=tokens, desc="tokens", unit="token") as bar:
             for batch in batches:
+                check_batch(batch)
                 masks.update(token_masks(model, batch))
-                model(**{key: value.to(device) for key, value in batch.items()})
+                run_batch(model, batch)
                 bar.update(seen[first] - bar.n)
                 if seen[first] >= tokens:
                     break
@@ -189,3 +291,22 @@ def observe(
     for name, n in seen.items():
         if n < 2:
             raise ValueError(f"batches hold {n} tokens for the {name}; valid are two or more")
+
+
+def _take_tokens(x: Tensor, mask: Tensor | None, stack: str) -> Tensor:
+    """The rows that are tokens: (n_tokens, width), a copy; in-place activations write over x.
+
+    Args:
+        x: (batch, length, width), or other dimensions before the last one.
+        mask: (batch, length) bool.
+        stack: for the message.
+    """
+    flat = x.flatten(0, -2)  # (batch × length, width)
+    if mask is None or bool(mask.all()):
+        return flat.clone()
+    if mask.numel() != len(flat):
+        raise ValueError(
+            f"the mask of the {stack} has shape {tuple(mask.shape)} and {len(flat)} positions pass "
+            "through it; valid is one entry for each position, or batches without padding"
+        )
+    return flat[mask.flatten()]

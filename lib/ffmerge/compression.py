@@ -11,7 +11,7 @@ from ffmerge.groups import Anchor, Group, find_anchor, parse_layers
 from ffmerge.methods import Evidence, find_method
 from ffmerge.patches import Plan, apply_patch, check_plan
 from ffmerge.selection import choose, score_plans
-from ffmerge.sublayers import find_stacks
+from ffmerge.sublayers import Stack, find_stacks, unwrap
 
 Layers = Group | str | range | tuple[int, ...] | list[int]
 
@@ -46,7 +46,7 @@ def merge(
 
     Invariant: merging identical sublayers returns the model.
     """
-    found = find_method(method)
+    found, model = find_method(method), unwrap(model)
     if found.FAMILY != "shares":
         valid = (m for m in list_methods() if describe_method(m).family == "shares")
         raise ValueError(f"method {method!r} does not share; valid are {', '.join(valid)}")
@@ -54,16 +54,10 @@ def merge(
         raise ValueError(f"groups are {groups!r}; valid are such as {{'decoder': '22-34'}}")
     plan = Plan({name: _read_groups(given) for name, given in groups.items()})
     plan = plan if anchor is None else plan.anchored(anchor)
-    check_plan(model, plan)
-    permutations = None
+    stacks, permutations = check_plan(model, plan), None
     if "permutations" in found.NEEDS:
-        for name, groups in plan.groups.items():
-            n = len((features or {}).get(name, ()))
-            if n <= max(group.layers[-1] for group in groups):
-                raise ValueError(
-                    f"features of the {name} are missing (there are {n}); method {method!r} needs "
-                    "those of every sublayer, as collect_features gives them"
-                )
+        for name in plan.groups:
+            _check_features(features, stacks[name], method)
         permutations = align_groups(plan, features)
     evidence = Evidence(permutations, _give(calibration, method))
     return apply_patch(model, found.make(model, plan, evidence))
@@ -99,7 +93,8 @@ def compress(
         ValueError: an unknown method, a count that does not fit, missing calibration, or several
             candidates and nothing to choose them by.
     """
-    found = find_method(method)
+    found, model = find_method(method), unwrap(model)
+    check_plan(model, Plan())  # before anything is computed
     permutations, given = None, _give(calibration, method, ("calibration", "permutations"))
     if "permutations" in found.NEEDS:
         features = collect_features(model, given(), tokens)
@@ -167,6 +162,34 @@ def align_groups(plan: Plan, features: Mapping[str, Sequence[Tensor]]) -> Pairs:
         for group in groups
         for i in group.others
     }
+
+
+def _check_features(
+    features: Mapping[str, Sequence[Tensor]] | None, stack: Stack, method: str
+) -> None:
+    """Check that there are features of every sublayer of a stack, of its width and of equal length.
+
+    Raises:
+        ValueError: missing ones, or those of another model.
+    """
+    if features is not None and not isinstance(features, Mapping):
+        raise ValueError(
+            f"features are a {type(features).__name__}; valid is what collect_features gives, a "
+            "list of tensors for each stack"
+        )
+    given = (features or {}).get(stack.name, ())
+    if len(given) != len(stack):
+        raise ValueError(
+            f"features of the {stack.name} are missing (there are {len(given)}); method {method!r} "
+            "needs those of every sublayer, as collect_features gives them"
+        )
+    found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in given]
+    widths = [ff.d_ff for ff in stack.sublayers]
+    if found != [(len(given[0]), d_ff) for d_ff in widths]:
+        raise ValueError(
+            f"features of the {stack.name} are {found}; valid are tensors of as many tokens each, "
+            f"(n_tokens, d_ff), d_ff {sorted(set(widths))}"
+        )
 
 
 def _read_groups(given: Layers | Sequence[Layers]) -> tuple[Group, ...]:

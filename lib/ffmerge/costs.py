@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from ffmerge.activations import Batch
+from ffmerge.activations import Batch, run_batch
 from ffmerge.sublayers import find_stacks
 
 FUSED_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch counts GPUs' only
@@ -26,14 +26,14 @@ def count_flops(model: nn.Module, batch: Batch) -> float:
         encoder, so that it counts a source token with its share of the target.
     """
     model.eval()
-    device, seen = next(model.parameters()).device, []
+    seen = []
     first = next(iter(find_stacks(model).values())).layers[0]
     handle = first.register_forward_hook(
         lambda module, args, out: seen.append((out[0] if isinstance(out, tuple) else out).shape)
     )
     try:
         with FlopCounterMode(display=False, custom_mapping={FUSED_ON_CPU: _count_fused}) as counter:
-            model(**{key: value.to(device) for key, value in batch.items()})
+            run_batch(model, batch)
     finally:
         handle.remove()
     return counter.get_total_flops() / (seen[0][0] * seen[0][1])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.activations import Batch
+from ffmerge.activations import Batch, run_batch
 from ffmerge.leastsquares import RIDGE, invert_ridge, second_moments
 from ffmerge.moments import Moments
 from ffmerge.sublayers import FeedForward, find_stacks
@@ -162,12 +162,12 @@ def score_gradients(model: nn.Module, batches: Iterable[Batch], tokens: int) -> 
     for name, stack in stacks.items():
         for i, ff in enumerate(stack.sublayers):
             watch((name, i), ff.module("W_out"))
-    first, device, seen = (next(iter(stacks)), 0), next(model.parameters()).device, 0
+    first, seen = (next(iter(stacks)), 0), 0
     try:
         model.eval()
         with tqdm(total=tokens, desc="gradients", unit="token") as bar:
             for batch in batches:
-                loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
+                loss = run_batch(model, batch).loss
                 if loss is None:
                     raise ValueError("batches have no labels; valid are batches with a loss")
                 loss.backward()

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.activations import Batch
+from ffmerge.activations import Batch, peek
 from ffmerge.alignment import Pairs, select_permutations
 from ffmerge.groups import Group
 from ffmerge.methods import Evidence
 from ffmerge.patches import Plan
-from ffmerge.refitting import collect_inputs, compute_output
-from ffmerge.sublayers import find_activation, find_depths, find_stacks
+from ffmerge.refitting import collect_inputs, compute_output, learn_activation
+from ffmerge.sublayers import find_depths, find_stacks
 from ffmerge.weights import average, permute
 
 TOKENS = 2_000  # of each sublayer's inputs, on which pairs are tried
@@ -43,7 +43,8 @@ def measure_costs(
     Returns:
         costs[stack][a, b], for b aligned to a.
     """
-    stacks, activation = find_stacks(model), find_activation(model)
+    first, batches = peek(batches)
+    stacks, activation = find_stacks(model), learn_activation(model, first)
     keys = {(name, i) for name, stack in stacks.items() for i in range(len(stack))}
     inputs = collect_inputs(model, batches, tokens, keys)
     costs: dict[str, Costs] = {name: {} for name in stacks}

@@ -16,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ffmerge.checks import check_arrival, check_structure, check_unshared, check_writable
 from ffmerge.files import replacing
 from ffmerge.groups import Anchor, Group, check_groups, format_layers
-from ffmerge.sublayers import Stack, find_stacks, set_layers, set_widths
+from ffmerge.sublayers import Stack, find_stacks, set_layers, set_widths, unwrap
 
 Groups = Mapping[str, tuple[Group, ...]]
 Layers = Mapping[str, tuple[int, ...]]
@@ -111,15 +112,19 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
         plan: what to do.
 
     Returns:
-        A copy, always. In a group every layer holds the first one's sublayer, the same module
-        objects: counted once in parameters, memory, optimizer state and on disk.
+        A copy, always; of a compiled model one that is not. In a group every layer holds the first
+        one's sublayer, the same module objects: counted once in parameters, memory, optimizer state
+        and on disk.
 
     Raises:
         ValueError: an unknown stack, a layer outside its stack, groups that overlap, sublayers that
-            share already, no layer left, or more neurons than there are.
+            share already, weights that cannot be written to, no layer left, layers whose absence
+            no configuration can say, or more neurons than there are.
+        RuntimeError: the result is not what the plan promised.
     """
     check_plan(model, plan)
-    model = copy.deepcopy(model)
+    base = unwrap(model)
+    model = copy.deepcopy(base)
     stacks = find_stacks(model)
     for name, widths in plan.neurons.items():
         set_widths(model, stacks[name], widths)
@@ -130,6 +135,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
                 sublayers[i].share(sublayers[group.layers[0]])
     for name, layers in plan.dropped.items():
         set_layers(model, stacks[name], [i for i in range(len(stacks[name])) if i not in layers])
+    check_structure(base, model, plan.groups, plan.dropped, plan.neurons)
     return model
 
 
@@ -146,6 +152,7 @@ def apply_patch(model: nn.Module, patch: Patch) -> nn.Module:
 
     Raises:
         ValueError: as `apply_plan`, or a tensor that the variant does not have.
+        RuntimeError: as `apply_plan`, or a tensor did not arrive.
     """
     model = apply_plan(model, patch.plan)
     parameters = dict(model.named_parameters())
@@ -156,6 +163,7 @@ def apply_patch(model: nn.Module, patch: Patch) -> nn.Module:
                 "valid is a patch that was made from the same base"
             )
         parameters[name].copy_(tensor)
+    check_arrival(model, patch.tensors)
     return model
 
 
@@ -178,13 +186,8 @@ def check_plan(model: nn.Module, plan: Plan) -> dict[str, Stack]:
             raise ValueError(f"stack {name!r} is unknown; valid are {', '.join(stacks)}")
     for name, groups in plan.groups.items():
         check_groups(groups, len(stacks[name]), name)
-    for name, stack in stacks.items():
-        outputs = [ff.module("W_out") for ff in stack.sublayers]
-        if len(set(map(id, outputs))) < len(outputs):
-            raise ValueError(
-                f"FF sublayers of the {name} share already; valid is an uncompressed model: put "
-                "all groups into one plan"
-            )
+    check_writable(model, stacks)
+    check_unshared(stacks)
     for name, layers in plan.dropped.items():
         n = len(stacks[name])
         if not set(layers) < set(range(n)):

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.activations import Batch
+from ffmerge.activations import Batch, peek
 from ffmerge.alignment import Pairs, select_permutations
 from ffmerge.groups import Group
 from ffmerge.importance import find_order
 from ffmerge.leastsquares import RIDGE, second_moments, solve_ridge
 from ffmerge.moments import Key, Moments, find_inputs, gather_moments
 from ffmerge.patches import Patch, Plan, check_plan
-from ffmerge.refitting import compute_hidden
-from ffmerge.sublayers import find_activation, find_stacks
+from ffmerge.refitting import compute_hidden, learn_activation
+from ffmerge.sublayers import find_stacks
 from ffmerge.weights import Weights, average, permute, select
 
 
@@ -72,7 +72,8 @@ def pool_pairs(
     Returns:
         pools[stack]: one for each pair; a last layer without a partner is in none.
     """
-    stacks, activation = find_stacks(model), find_activation(model)
+    first, batches = peek(batches)
+    stacks, activation = find_stacks(model), learn_activation(model, first)
     merged: dict[Key, Weights] = {}
     for name, stack in stacks.items():
         for a in range(0, len(stack) - 1, 2):

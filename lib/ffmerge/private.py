@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ffmerge.activations import Batch, observe
+from ffmerge.activations import Batch, observe, peek
 from ffmerge.groups import Group
 from ffmerge.moments import find_inputs
-from ffmerge.refitting import compute_hidden
-from ffmerge.sublayers import find_activation, find_stacks
+from ffmerge.refitting import compute_hidden, learn_activation
+from ffmerge.sublayers import find_stacks
 
 
 @torch.no_grad()
@@ -41,7 +41,8 @@ def untie_biases(
     Raises:
         ValueError: a model without b_out.
     """
-    small, activation = copy.deepcopy(small), find_activation(base)
+    first, batches = peek(batches)
+    small, activation = copy.deepcopy(small), learn_activation(base, first)
     stacks, shared = find_stacks(base), find_stacks(small)
     places = {(name, i) for name in groups for group in groups[name] for i in group.layers}
     sums = dict.fromkeys(places, 0.0)

@@ -10,12 +10,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ffmerge.activations import Batch, observe
+from ffmerge.activations import Batch, observe, peek
 from ffmerge.leastsquares import RIDGE, solve_ridge
-from ffmerge.moments import Key, Moments, find_inputs, gather_moments
+from ffmerge.moments import Key, Moments, find_hidden, find_inputs, gather_moments
 from ffmerge.patches import Patch, Plan, check_plan
-from ffmerge.sublayers import find_activation
+from ffmerge.sublayers import find_activation, find_stacks
 from ffmerge.weights import Weights, average, permute
+
+TOLERANCE = 0.05  # of hidden activations, well above the rounding of half precision
 
 
 def refit_groups(
@@ -52,7 +54,9 @@ def refit_groups(
         for i in (i for group in groups[name] for i in group.layers):
             weights, p = stack.sublayers[i].read(), permutations.get(name, {}).get(i)
             aligned[name, i] = weights if p is None else permute(weights, p)
-    read = gather_moments(model, batches(), tokens, find_inputs, aligned)
+    first, data = peek(batches())
+    activation = learn_activation(model, first)
+    read = gather_moments(model, data, tokens, find_inputs, aligned)
     shared = {
         (name, group): _fit_inputs(
             [aligned[name, i] for i in group.layers], [read[name, i] for i in group.layers], ridge
@@ -61,7 +65,6 @@ def refit_groups(
         for group in groups[name]
     }
     of_layer = {(name, i): w for (name, group), w in shared.items() for i in group.layers}
-    activation = find_activation(model)
 
     def see(key: Key, x: Tensor) -> Tensor:
         """Hidden activations of the shared FF beside those of the layer's own: (n, 2 d_ff)."""
@@ -73,6 +76,38 @@ def refit_groups(
         own, moments = zip(*((aligned[name, i], seen[name, i]) for i in group.layers), strict=True)
         tensors |= stacks[name].arrange(group.layers[0], _fit_output(weights, own, moments, ridge))
     return Patch(plan, tensors)
+
+
+def learn_activation(model: nn.Module, batch: Batch | None) -> Callable[[Tensor], Tensor]:
+    """The activation function of a model, once it is clear that it explains what its FFs compute.
+
+    Args:
+        model: any model that `find_stacks` knows.
+        batch: of its own data; without one nothing is checked.
+
+    Raises:
+        ValueError: as `find_activation`; or the hidden activations of a first layer are others, as
+            where gate and input change places or an FF scales or clips.
+    """
+    activation, stacks = find_activation(model), find_stacks(model)
+    seen: dict[tuple[str, int], Tensor] = {}  # of each first layer, what W_in and W_out read
+
+    def receive(place: int, name: str, i: int, x: Tensor) -> None:
+        if i == 0:
+            seen[name, place] = x
+
+    if batch is not None:
+        observe(model, [batch], 2, [find_inputs, find_hidden], receive)
+    for name in stacks if seen else ():
+        found = compute_hidden(stacks[name].sublayers[0].read(), seen[name, 0], activation)
+        error = float((found - seen[name, 1]).norm() / seen[name, 1].norm())
+        if not error < TOLERANCE:
+            raise ValueError(
+                f"hidden activations of the {name} of {type(model).__name__} are {error:.0%} off "
+                "from what its configuration's activation function gives; valid are methods "
+                "without least squares on hidden activations, such as permute"
+            )
+    return activation
 
 
 def compute_hidden(weights: Weights, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:

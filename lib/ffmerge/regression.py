@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.activations import Batch
+from ffmerge.activations import Batch, peek
 from ffmerge.moments import find_tokens
 from ffmerge.patches import Patch, apply_patch, check_plan
-from ffmerge.refitting import collect_inputs, compute_output
-from ffmerge.sublayers import find_activation, find_stacks
+from ffmerge.refitting import collect_inputs, compute_output, learn_activation
+from ffmerge.sublayers import find_stacks
 from ffmerge.weights import Weights
 
 BATCH = 1024  # tokens of every layer of a group in a step
@@ -46,8 +46,9 @@ def regress_groups(
     """
     stacks = check_plan(model, start.plan)
     wanted = {(n, i) for n, groups in start.plan.groups.items() for g in groups for i in g.layers}
-    read = collect_inputs(model, batches(), tokens or find_tokens(model), wanted)
-    activation, tensors = find_activation(model), dict(start.tensors)
+    first, data = peek(batches())
+    activation, tensors = learn_activation(model, first), dict(start.tensors)
+    read = collect_inputs(model, data, tokens or find_tokens(model), wanted)
     merged = find_stacks(apply_patch(model, start))
     for name, groups in start.plan.groups.items():
         for group in tqdm(groups, f"regress the {name}", unit="group"):

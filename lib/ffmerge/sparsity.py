@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from ffmerge.activations import Batch, token_masks
+from ffmerge.activations import Batch, check_batch, run_batch, token_masks
 from ffmerge.patches import Plan
 from ffmerge.sublayers import PROJECTIONS, find_stacks
 
@@ -93,11 +93,12 @@ def measure_inputs(model: nn.Module, batches: Iterable[Batch], tokens: int) -> d
                 watch(f"{stack.path}.{name}", stack.name, module)
     try:
         model.eval()
-        device, first = next(model.parameters()).device, next(iter(stacks))
+        first = next(iter(stacks))
         with tqdm(total=tokens, desc="tokens", unit="token") as bar:
             for batch in batches:
+                check_batch(batch)
                 masks |= token_masks(model, batch)
-                model(**{key: value.to(device) for key, value in batch.items()})
+                run_batch(model, batch)
                 mask = masks[first]
                 seen += int(mask.sum()) if mask is not None else len(next(iter(batch.values())))
                 bar.update(seen - bar.n)

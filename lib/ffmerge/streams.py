@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ffmerge.activations import Batch, token_masks
+from ffmerge.activations import Batch, run_batch, token_masks
 from ffmerge.sublayers import find_stacks
 
 TOKENS = 10_000
@@ -40,7 +40,8 @@ def measure_turns(
     handles = []
 
     def keep(key: tuple[str, int], x: Tensor | tuple[Tensor, ...]) -> None:
-        streams[key] = (x[0] if isinstance(x, tuple) else x).detach()  # (batch, length, d_model)
+        x = x[0] if isinstance(x, tuple) else x  # (batch, length, d_model)
+        streams[key] = x.detach().clone()  # layers may add to it in place
 
     for name, stack in stacks.items():
         for i, layer in enumerate(stack.layers):
@@ -58,7 +59,7 @@ def measure_turns(
         model.eval()
         device = next(model.parameters()).device
         for batch in batches:
-            model(**{key: value.to(device) for key, value in batch.items()})
+            run_batch(model, batch)
             for name, mask in token_masks(model, batch).items():
                 if name not in stacks:
                     continue

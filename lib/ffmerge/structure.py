@@ -1,0 +1,129 @@
+"""Change a model's structure: fewer layers, fewer neurons, and a configuration that says so."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from ffmerge.sublayers import Stack
+
+INDICES = ("layer_idx", "layer_id", "layer_number")  # how layers call their own place
+WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")
+MODES = ("training", "gradient_checkpointing")
+SIZES = ("in_features", "out_features", "nf", "nx")
+
+
+def set_layers(model: nn.Module, stack: "Stack", keep: list[int]) -> "Stack":
+    """Keep only some layers of a stack, in place, and make the configuration say so.
+
+    Args:
+        model: the model that `stack` was found in.
+        keep: indices of the layers that stay, ascending.
+
+    Returns:
+        The shortened stack.
+
+    Raises:
+        ValueError: no configuration can say it: a model that is built from it would hold other
+            layers than the ones that stay.
+    """
+    depth = len(stack)
+    layers = nn.ModuleList(stack.layers[i] for i in keep)
+    model.set_submodule(stack.path, layers, strict=True)
+    for i, layer in enumerate(layers):  # attention finds its key-value cache by this number
+        for module in layer.modules():
+            for name in INDICES:
+                if getattr(module, name, None) == keep[i]:
+                    setattr(module, name, i)
+    names = (f"{stack.name}_layers", f"num_{stack.name}_layers", "num_layers", "num_hidden_layers")
+    for config in find_configs(model, stack.path):
+        for name in names:
+            if getattr(config, name, None) == depth:
+                setattr(config, name, len(keep))
+                break
+        for name in ("layer_types", "mlp_layer_types"):
+            if len(getattr(config, name, None) or ()) == depth:
+                setattr(config, name, [getattr(config, name)[i] for i in keep])
+    _check_rebuilt(model, stack, layers)
+    return replace(stack, layers=layers, sublayers=tuple(stack.sublayers[i] for i in keep))
+
+
+def set_widths(model: nn.Module, stack: "Stack", widths: Sequence[int]) -> None:
+    """Keep only the first neurons of every sublayer of a stack, in place.
+
+    Args:
+        model: the model that `stack` was found in; where all widths are one, its configuration
+            says so, and any tool builds the narrower model.
+        widths: of each sublayer: how many neurons stay.
+    """
+    before = {ff.d_ff for ff in stack.sublayers}
+    for ff, d_ff in zip(stack.sublayers, widths, strict=True):
+        ff.resize(d_ff)
+    if len(set(widths)) == 1 == len(before):
+        known = (*before, None)  # GPT-2 says None for 4 × d_model
+        for config in find_configs(model, stack.path):
+            for name in (f"{stack.name}_ffn_dim", *WIDTHS):
+                if getattr(config, name, 0) in known:
+                    setattr(config, name, widths[0])
+                    break
+
+
+def find_configs(model: nn.Module, path: str) -> Iterator:
+    """The configurations that tell of a module: that of its part of the model, and the model's.
+
+    Args:
+        model: the model.
+        path: name of the module inside it.
+    """
+    parts, seen = path.split("."), set()
+    for n in range(len(parts), -1, -1):
+        config = getattr(model.get_submodule(".".join(parts[:n])), "config", None)
+        if config is not None and id(config) not in seen:
+            seen.add(id(config))
+            yield config
+
+
+def _check_rebuilt(model: nn.Module, stack: "Stack", layers: nn.ModuleList) -> None:
+    """Build the model anew from its configuration, without weights, and compare the layers."""
+    if not hasattr(model, "config"):
+        return  # a model of one's own, which nothing builds from a configuration
+    try:
+        config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            rebuilt = type(model)(config).get_submodule(stack.path)
+    except Exception as problem:
+        told = " ".join(str(problem).split())  # some are several lines
+        error = f"no model is built from it ({told})"
+    else:
+        error = None if len(rebuilt) == len(layers) else f"built from it, {len(rebuilt)} are left"
+        for i, pair in enumerate(zip(layers, rebuilt, strict=False)):
+            name = _find_difference(*pair)
+            error = error or (name and f"built from it, layer {i} has another {name}")
+    if error:
+        raise ValueError(
+            f"the configuration of {type(model).__name__} cannot say which layers of the "
+            f"{stack.name} are dropped: {error}; valid are other layers, or a method that shares"
+        )
+
+
+def _find_difference(a: nn.Module, b: nn.Module) -> str | None:
+    """In what two layers differ: a parameter, or a setting such as a sliding window."""
+    names = {n for n, _ in a.named_parameters()} ^ {n for n, _ in b.named_parameters()}
+    others = dict(b.named_modules())
+    for name, module in a.named_modules():
+        mine, theirs = _read_settings(module), _read_settings(others.get(name, module))
+        names |= {f"{name}.{key}".strip(".") for key in mine if mine[key] != theirs.get(key)}
+    return min(names, default=None)
+
+
+def _read_settings(module: nn.Module) -> dict:
+    plain = (bool, int, float, str, type(None))
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, plain) and name not in (*SIZES, *MODES) and name[0] != "_"
+    }

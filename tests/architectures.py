@@ -1,0 +1,165 @@
+"""Every model type of transformers, built without weights: is its FF found, or refused, and right?
+
+PYTHONPATH=lib:tests python tests/architectures.py > docs/architectures.md
+"""
+
+import copy
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+import transformers
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+from ffmerge.feedforward import REASONS, FeedForward
+from ffmerge.sublayers import Stack, find_stacks
+from ffmerge.weights import permute
+
+NOTHING = "no FF sublayers that can be found"  # no layers with attention at all
+NEURONS = 16  # that stay in a sublayer when it is tried out
+HEAD = """# Which architectures
+
+Every model type of transformers {version} in its default configuration, without weights:
+[`tests/architectures.py`](../tests/architectures.py) writes this page, and a
+[test](../tests/test_architectures.py) says that it is up to date and that permuting the neurons of
+the FF sublayers changes nothing. Found are {found}, refused {refused}, and {unbuilt} cannot be
+built from their defaults alone or need another package: the same rules hold for these.
+
+What is refused can often be had in part: `find_stacks(model.language_model)` where only another
+part of a model is in the way.
+"""
+
+
+def build(kind: str) -> nn.Module | None:
+    """A model of a type on the meta device, or None if its defaults are not enough."""
+    transformers.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            return AutoModel.from_config(CONFIG_MAPPING[kind]())
+    except Exception:  # whatever its code raises
+        return None
+
+
+def look(model: nn.Module) -> dict[str, Stack] | str:
+    """The stacks of a model, or the reason to refuse it; anything else is an error."""
+    try:
+        return find_stacks(model)
+    except ValueError as error:
+        reasons = [reason for reason in (*REASONS, NOTHING) if reason in str(error)]
+        if len(reasons) != 1 or "\n" in str(error):
+            raise AssertionError(f"no reason of the list: {error}") from error
+        return reasons[0]
+
+
+def check(model: nn.Module, stack: Stack) -> bool:
+    """Whether a found stack could be tried out; wrong ones are errors.
+
+    Its depth is a number of the configuration, and permuting the neurons of a narrower copy with
+    random weights changes nothing, where leaving W_out alone would.
+    """
+    numbers = set(_list_numbers(model.config.to_dict()))
+    ff = stack.sublayers[-1]
+    names = " ".join(ff.names.values()).lower()
+    assert not any(
+        word in names for word in ("expert", "lora", "adapter", "attn", "conv", "router")
+    )
+    assert len(stack) in numbers
+    return _try_out(ff)
+
+
+def _list_numbers(content: object) -> Iterator[int]:
+    if isinstance(content, dict):
+        content = list(content.values())
+    if isinstance(content, list | tuple):
+        yield len(content)  # of a list with an entry for each layer
+        for value in content:
+            yield from _list_numbers(value)
+    elif isinstance(content, int):
+        yield content
+
+
+def _try_out(ff: FeedForward) -> bool:
+    """Permute the FF alone; False if it is no module of its own that takes one tensor."""
+    paths = [name.split(".") for name in ff.names.values()]
+    depth = next(i for i, parts in enumerate(zip(*paths, strict=False)) if len({*parts}) > 1)
+    if depth == 0:
+        return False
+    inside = copy.deepcopy(ff.layer.get_submodule(".".join(paths[0][:depth]))).eval()
+    names = {key: ".".join(path[depth:]) for key, path in zip(ff.names, paths, strict=True)}
+    ff = FeedForward(inside, names, ff.halves)
+    ff.resize(NEURONS)
+    inside.to_empty(device="cpu").double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in [*inside.parameters(), *inside.buffers()]:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) / 8)
+        d_model = len(ff.read().W_out)
+        x = torch.randn(1, 3, d_model, generator=generator).double()
+        p = torch.randperm(NEURONS, generator=generator)
+        try:
+            before = inside(x)
+        except (TypeError, NotImplementedError):  # it takes more than one tensor, or is a list
+            return False
+        weights = ff.read()
+        ff.write(permute(weights, p))
+        after = inside(x)
+        ff.write(replace(permute(weights, p), W_out=weights.W_out))
+        wrong = inside(x)
+    assert torch.allclose(before, after, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(before, wrong, rtol=1e-3, atol=1e-3)
+    return True
+
+
+def sweep() -> str:
+    """The page: what was found in every model type, or the reason to refuse it."""
+    found, refused, unbuilt, tried = [], {}, [], []
+    for kind in sorted(MODEL_MAPPING_NAMES):
+        model = build(kind)
+        if model is None:
+            unbuilt.append(kind)
+            continue
+        stacks = look(model)
+        if isinstance(stacks, str):
+            refused.setdefault(stacks, []).append(kind)
+            continue
+        for name, stack in stacks.items():
+            try:
+                tried.append(check(model, stack))
+            except AssertionError as error:
+                raise AssertionError(f"{kind}, {name} is wrong") from error
+            widths = sorted({ff.d_ff for ff in stack.sublayers})
+            ff = stack.sublayers[-1]
+            cells = name, f"`{stack.path}`", len(stack), ", ".join(map(str, widths))
+            found.append((kind, *cells, ", ".join(f"{k} `{v}`" for k, v in ff.names.items())))
+    n_refused, kinds = sum(map(len, refused.values())), {row[0] for row in found}
+    text = HEAD.format(
+        version=transformers.__version__, found=len(kinds), refused=n_refused, unbuilt=len(unbuilt)
+    )
+    text += """
+## Refused, with the reason
+
+| reason | model types |
+|---|---|
+"""
+    for reason in sorted(refused, key=lambda r: -len(refused[r])):
+        text += f"| {reason} ({len(refused[reason])}) | {', '.join(refused[reason])} |\n"
+    text += f"| not built here ({len(unbuilt)}) | {', '.join(unbuilt)} |\n"
+    text += f"""
+## Found
+
+{sum(tried)} of {len(tried)} stacks have an FF sublayer that is a module of its own, and were tried
+out with random weights; in the others the projections lie in the layer itself.
+
+| model type | stack | layers | how many | d_ff | projections |
+|---|---|---|---|---|---|
+"""
+    return text + "".join(f"| {' | '.join(map(str, row))} |\n" for row in found)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(sweep())
