@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ffmerge.files import replacing
 from ffmerge.groups import Anchor, Group, check_groups, format_layers
+from ffmerge.sharing import remember
 from ffmerge.sublayers import Stack, find_stacks, set_layers, set_widths
 
 Groups = Mapping[str, tuple[Group, ...]]
@@ -130,7 +131,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
                 sublayers[i].share(sublayers[group.layers[0]])
     for name, layers in plan.dropped.items():
         set_layers(model, stacks[name], [i for i in range(len(stacks[name])) if i not in layers])
-    return model
+    return remember(model, plan.to_json())
 
 
 @torch.no_grad()

@@ -1,0 +1,65 @@
+"""`import ffmerge` teaches transformers' Auto classes to load shared sublayers, once they are used.
+
+transformers takes seconds to import, and reading a plan needs none of it. So what is registered
+waits until the modules of the Auto classes are imported, by whomever.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+
+
+def _register_config() -> None:
+    from transformers import AutoConfig
+
+    from ffmerge.wrapping import MODEL_TYPE, FFMergeConfig
+
+    AutoConfig.register(MODEL_TYPE, FFMergeConfig, exist_ok=True)
+
+
+def _register_models() -> None:
+    from ffmerge.autoclasses import register
+
+    register()
+
+
+AFTER: dict[str, Callable[[], None]] = {
+    "transformers.models.auto.configuration_auto": _register_config,
+    "transformers.models.auto.modeling_auto": _register_models,
+}
+
+
+class _Finder(MetaPathFinder):
+    """Finds nothing itself: what others find is registered with after it was run."""
+
+    def find_spec(self, fullname: str, path=None, target=None):
+        """As others find it, with a step after its execution."""
+        if fullname not in AFTER or fullname in self.busy:
+            return None
+        self.busy.add(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.busy.discard(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module) -> None:
+                execute(module)
+                AFTER[fullname]()
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+    def __init__(self) -> None:
+        self.busy: set[str] = set()
+
+
+def install() -> None:
+    """Register with the Auto classes: now if they are imported, or else when they are."""
+    for name, act in AFTER.items():
+        if name in sys.modules:
+            act()
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
