@@ -37,6 +37,9 @@ _FACE = {
     "cka": "similarity",
     "save": "checkpoints",
     "load": "checkpoints",
+    "export": "exporting",
+    "untie": "exporting",
+    "add_adapters": "adapters",
 }
 
 __all__ = sorted(_FACE)

@@ -50,8 +50,8 @@ class SharedModel:
         for first, *others in resolve_names(model, model.config.ffmerge["groups"], checked=False):
             if any(model.get_submodule(name) is not model.get_submodule(first) for name in others):
                 raise ValueError(
-                    f"{first} in {path} did not stay shared; valid are loaders that replace modules "
-                    "through set_submodule, as bitsandbytes does"
+                    f"{first} in {path} did not stay shared; valid are quantizers that replace "
+                    "modules through set_submodule, as bitsandbytes does"
                 )
         model.__class__ = plain
         return (model, info) if output_loading_info else model
@@ -60,17 +60,21 @@ class SharedModel:
 @cache
 def share_model_class(plain: type) -> type:
     """A class that builds the base's model with the sharing that its configuration tells."""
-    names = {"__module__": __name__, "__qualname__": plain.__qualname__}
+    # transformers renames the weights of its own modules' classes only
+    names = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
     return type(plain.__name__, (SharedModel, plain), names)
 
 
-def load_checked(from_pretrained, plain: type, path, *args, **kwargs) -> tuple[PreTrainedModel, dict]:
+def load_checked(
+    from_pretrained, plain: type, path, *args, exact: bool = True, **kwargs
+) -> tuple[PreTrainedModel, dict]:
     """Load a model, and refuse it unless the file holds exactly its weights.
 
     Args:
         from_pretrained: transformers' own.
         plain: the class that is loaded; where another one was saved, heads may differ.
         path, args, kwargs: of `from_pretrained`.
+        exact: whether weights that are left over are refused too.
 
     Raises:
         ValueError: in one sentence, what does not fit.
@@ -85,15 +89,15 @@ def load_checked(from_pretrained, plain: type, path, *args, **kwargs) -> tuple[P
             f"weights in {path} are damaged ({error}); valid is the file as it was saved"
         ) from error
     is_same = plain.__name__ in (model.config.architectures or ())
-    inside = tuple(f"{stack.path}." for stack in find_stacks(model).values())
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+    for kind in ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if exact else [])):
         names = sorted(key if isinstance(key, str) else key[0] for key in info[kind])
-        strict = is_same and not (may_differ and kind == "mismatched_keys")
-        names = [name for name in names if strict or name.startswith(inside)]
+        if not is_same or (may_differ and kind == "mismatched_keys"):  # another head
+            inside = tuple(f"{stack.path}." for stack in find_stacks(model).values())
+            names = [name for name in names if name.startswith(inside)]
         if names:
             raise ValueError(
-                f"checkpoint {path} lacks weights or holds others: {names[0]} is "
-                f"{kind.removesuffix('_keys')} (of {len(names)} such); valid is what was saved"
+                f"checkpoint {path} lacks weights or holds others: {kind.removesuffix('_keys')} is "
+                f"{names[0]} (of {len(names)} such); valid is what was saved"
             )
     return model, info
 
@@ -101,7 +105,11 @@ def load_checked(from_pretrained, plain: type, path, *args, **kwargs) -> tuple[P
 def register() -> None:
     """Make every Auto class of transformers load a folder of the type "ffmerge"."""
     for auto in vars(modeling_auto).values():
-        if isinstance(auto, type) and issubclass(auto, _BaseAutoModelClass) and auto._model_mapping is not None:
+        if (
+            isinstance(auto, type)
+            and issubclass(auto, _BaseAutoModelClass)
+            and auto._model_mapping is not None
+        ):
             auto.register(FFMergeConfig, _make_loader(auto), exist_ok=True)
 
 
@@ -129,10 +137,15 @@ def _make_loader(auto: type) -> type:
 def _find_class(auto: type, config: FFMergeConfig) -> type:
     plain = plain_class(config.shared)
     if plain not in auto._model_mapping:
-        raise ValueError(f"{auto.__name__} has no {plain.model_type}; valid are its other Auto classes")
+        raise ValueError(
+            f"{auto.__name__} has no {plain.model_type}; valid are its other Auto classes"
+        )
     found = auto._model_mapping[plain]
     if isinstance(found, Sequence):
         by_name = {kind.__name__: kind for kind in found}
         saved = (name for name in config.shared.architectures or () if name in by_name)
         found = by_name[next(saved, found[0].__name__)]
     return share_model_class(found)
+
+
+register()

@@ -6,32 +6,21 @@ waits until the modules of the Auto classes are imported, by whomever.
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 
 
-def _register_config() -> None:
-    from transformers import AutoConfig
-
-    from ffmerge.wrapping import MODEL_TYPE, FFMergeConfig
-
-    AutoConfig.register(MODEL_TYPE, FFMergeConfig, exist_ok=True)
-
-
-def _register_models() -> None:
-    from ffmerge.autoclasses import register
-
-    register()
-
-
-AFTER: dict[str, Callable[[], None]] = {
-    "transformers.models.auto.configuration_auto": _register_config,
-    "transformers.models.auto.modeling_auto": _register_models,
+AFTER = {  # modules of transformers, and ours that register with them when they are imported
+    "transformers.models.auto.configuration_auto": "ffmerge.wrapping",
+    "transformers.models.auto.modeling_auto": "ffmerge.autoclasses",
 }
 
 
 class _Finder(MetaPathFinder):
     """Finds nothing itself: what others find is registered with after it was run."""
+
+    def __init__(self) -> None:
+        self.busy: set[str] = set()
 
     def find_spec(self, fullname: str, path=None, target=None):
         """As others find it, with a step after its execution."""
@@ -47,19 +36,16 @@ class _Finder(MetaPathFinder):
 
             def exec_module(module) -> None:
                 execute(module)
-                AFTER[fullname]()
+                import_module(AFTER[fullname])
 
             spec.loader.exec_module = exec_module
         return spec
 
-    def __init__(self) -> None:
-        self.busy: set[str] = set()
-
 
 def install() -> None:
     """Register with the Auto classes: now if they are imported, or else when they are."""
-    for name, act in AFTER.items():
+    for name, ours in AFTER.items():
         if name in sys.modules:
-            act()
+            import_module(ours)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

@@ -108,7 +108,7 @@ def resolve_names(model: nn.Module, groups: Names, checked: bool = True) -> list
             if candidate in modules:
                 return candidate
         raise ValueError(
-            f"shared module {name!r} is not in {type(model).__name__}; valid are names of its modules"
+            f"shared module {name!r} is not in {type(model).__name__}; valid are its modules"
         )
 
     found = [[find(name) for name in group] for group in groups]

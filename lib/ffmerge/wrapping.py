@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 MODEL_TYPE = "ffmerge"
 NOTICE = "tied by ffmerge; load them with AutoModel, after `import ffmerge`"
@@ -123,7 +123,9 @@ def unwrap(content: dict) -> tuple[dict, dict]:
     except (KeyError, TypeError, ValueError, AttributeError):
         intact = False
     if not intact:
-        raise ValueError("config.json was altered; valid is the file that was saved with the weights")
+        raise ValueError(
+            "config.json was altered; valid is the file that was saved with the weights"
+        )
     return dict(base), record
 
 
@@ -139,3 +141,6 @@ def _share_class(plain: type) -> type:
 
 def _revive(plain: type) -> PreTrainedConfig:
     return object.__new__(_share_class(plain))
+
+
+AutoConfig.register(MODEL_TYPE, FFMergeConfig, exist_ok=True)
