@@ -9,7 +9,6 @@ import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 
-
 AFTER = {  # modules of transformers, and ours that register with them when they are imported
     "transformers.models.auto.configuration_auto": "ffmerge.wrapping",
     "transformers.models.auto.modeling_auto": "ffmerge.autoclasses",

@@ -57,6 +57,6 @@ def _check_parameters(model: nn.Module) -> None:
         if parameter in first:
             raise ValueError(
                 f"{first[parameter]} and {name} are one parameter in two modules, as layers with "
-                "adapters of their own have it; valid is one module, as merge makes it, or two parameters"
+                "adapters of their own have it; valid is one module, as merge makes it"
             )
         first[parameter] = name
