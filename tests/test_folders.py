@@ -218,7 +218,7 @@ def test_two_processes_do_not_save_into_one_folder(small, tmp_path):
         (partial / "config.json").write_text("{}")
         for act in (lambda: save(small, tmp_path / "run"), lambda: load(tmp_path / "run")):
             with pytest.raises(
-                BlockingIOError, match="another process is saving into .*; valid is"
+                BlockingIOError, match=r"another process is saving into .*; valid is"
             ):
                 act()
         raise_later = RuntimeError("changed my mind")

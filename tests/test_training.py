@@ -1,4 +1,4 @@
-"""Other people's training loops keep shared sublayers shared: in memory, in checkpoints, resumed."""
+"""Other people's training loops keep shared sublayers shared: in memory, on disk, resumed."""
 
 import copy
 import os
