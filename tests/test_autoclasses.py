@@ -13,6 +13,7 @@ from families import LAYERS, MAKERS, VOCABULARY, logits, make_batch, make_labell
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2LMHeadModel
 
+from ffmerge.autoclasses import _find_place, _finish
 from ffmerge.checkpoints import find_shared_modules, load, save, shared_keys
 from ffmerge.compression import merge
 from ffmerge.patches import Plan, apply_plan
@@ -110,6 +111,7 @@ def test_it_loads_by_its_name_from_the_hub(tmp_path, monkeypatch):
     (sent / "refs").mkdir(parents=True)
     (sent / "refs" / "main").write_text("a" * 40)
     shutil.copytree(folder, sent / "snapshots" / ("a" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     where = {"cache_dir": str(tmp_path / "hub"), "local_files_only": True}
     assert_same(AutoModelForCausalLM.from_pretrained("me/small", **where), small)
     assert_same(load("me/small", **where), small)
@@ -189,6 +191,15 @@ def test_devices_and_disk(tmp_path):
             save(apart, tmp_path / "not")
 
 
+def test_layers_that_share_lie_on_one_device(tmp_path):
+    places = {"model.layers.1": 0, "model.layers.2": 1, "model.layers.3": "disk", "": 0}
+    assert [_find_place(f"model.layers.{i}.mlp", places) for i in range(4)] == [0, 0, 1, "disk"]
+    small = AutoModelForCausalLM.from_pretrained(save(merge_some("llama"), tmp_path / "small"))
+    small.hf_device_map = places
+    with pytest.raises(ValueError, match=r"are one module, on \[0, 1\]; valid is one device"):
+        _finish(small, type(small))
+
+
 def test_8_and_4_bits_through_auto_classes(tmp_path):
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
@@ -254,8 +265,8 @@ def spoil(folder, kind):
         base["model_type"] = "nonsense"
         content["base"] = {"nonsense": base}
     elif kind == "of another merge":
-        other = merge_some("gpt2", "0-1").state_dict()
-        save_file({k: v.contiguous() for k, v in other.items()}, weights, {"format": "pt"})
+        other = save(merge_some("gpt2", "0-1"), folder.parent / "other")
+        shutil.copy(other / "model.safetensors", weights)
     elif kind == "of another model":
         save_file({"a": torch.ones(2)}, weights, {"format": "pt"})
     elif kind == "pickled":

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from functools import cache
 
 from safetensors import SafetensorError
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from ffmerge.sharing import build_structure, resolve_names
+from ffmerge.sharing import build_structure, resolve_names, share_modules
 from ffmerge.sublayers import find_stacks
 from ffmerge.wrapping import FFMergeConfig, plain_class
 
@@ -24,18 +23,6 @@ class SharedModel:
     def __init__(self, config, *args, **kwargs) -> None:
         super().__init__(config, *args, **kwargs)
         build_structure(self, config.ffmerge["groups"], config.ffmerge["neurons"])
-        if config.ffmerge["plan"]:
-            self.ffmerge_plan = config.ffmerge["plan"]
-
-    def set_submodule(self, target: str, module: nn.Module, strict: bool = False) -> None:
-        """What takes the place of a shared module (as in 8 bits) does so under all its names."""
-        names = [target]
-        for first, *others in resolve_names(self, self.config.ffmerge["groups"], checked=False):
-            if target in others:
-                return  # came with the first one
-            names += others if target == first else []
-        for name in names:
-            super().set_submodule(name, module, strict)
 
     @classmethod
     def from_pretrained(cls, path, *args, output_loading_info: bool = False, **kwargs):
@@ -47,14 +34,7 @@ class SharedModel:
         plain = cls.__mro__[2]
         kwargs |= {"use_safetensors": True}
         model, info = load_checked(super().from_pretrained, plain, path, *args, **kwargs)
-        for first, *others in resolve_names(model, model.config.ffmerge["groups"], checked=False):
-            if any(model.get_submodule(name) is not model.get_submodule(first) for name in others):
-                raise ValueError(
-                    f"{first} in {path} did not stay shared; valid are quantizers that replace "
-                    "modules through set_submodule, as bitsandbytes does"
-                )
-        model.__class__ = plain
-        return (model, info) if output_loading_info else model
+        return (_finish(model, plain), info) if output_loading_info else _finish(model, plain)
 
 
 @cache
@@ -63,6 +43,28 @@ def share_model_class(plain: type) -> type:
     # transformers renames the weights of its own modules' classes only
     names = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
     return type(plain.__name__, (SharedModel, plain), names)
+
+
+def _finish(model: PreTrainedModel, plain: type) -> PreTrainedModel:
+    """Share what was loaded once; from now on the model is of the base's own class."""
+    told, places = model.config.ffmerge, getattr(model, "hf_device_map", {})
+    for group in resolve_names(model, told["groups"]):
+        devices = {_find_place(name, places) for name in group} - {"cpu", "disk"}
+        if len(devices) > 1:
+            raise ValueError(
+                f"device_map puts {', '.join(group)}, which are one module, on {sorted(devices)}; "
+                "valid is one device for the layers that share"
+            )
+    share_modules(model, told["groups"])
+    if told["plan"]:
+        model.ffmerge_plan = told["plan"]
+    model.__class__ = plain
+    return model
+
+
+def _find_place(name: str, places: dict) -> object:
+    inside = [path for path in places if not path or f"{name}.".startswith(f"{path}.")]
+    return places[max(inside, key=len)] if inside else "cpu"
 
 
 def load_checked(
@@ -127,9 +129,7 @@ def _make_loader(auto: type) -> type:
         @classmethod
         def _from_config(cls, config: FFMergeConfig, **kwargs):
             found = _find_class(auto, config)
-            model = found._from_config(config.shared, **kwargs)
-            model.__class__ = found.__mro__[2]
-            return model
+            return _finish(found._from_config(config.shared, **kwargs), found.__mro__[2])
 
     return Loader
 

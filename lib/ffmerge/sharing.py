@@ -89,16 +89,47 @@ def _repeat(model: nn.Module, state: dict, prefix: str, *unused) -> None:
             state.setdefault(prefix + name, state[prefix + first])
 
 
-def resolve_names(model: nn.Module, groups: Names, checked: bool = True) -> list[list[str]]:
-    """The names of shared modules in a model with another head than the one that was saved.
+def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]]) -> None:
+    """Give a new model the widths of a saved one, and place for its shared modules, in place.
 
-    Args:
-        model: of the class that was saved, or of one with another head or none.
-        groups: the names when it was saved.
-        checked: whether the modules have to be of one kind and shape already.
+    In each group only the first module is left; in place of the others stands nothing, so that
+    whatever loads, quantizes or places weights finds each of them once. `share_modules` ends this.
 
     Raises:
-        ValueError: the model has no such modules, or they do not fit together.
+        ValueError: they do not fit the model.
+    """
+    if widths:
+        stacks = find_stacks(model)
+        depths = {name: len(stack) for name, stack in stacks.items()}
+        if {name: len(of_stack) for name, of_stack in widths.items()} != depths:
+            raise ValueError(
+                f"config.json tells of neurons {widths}; valid is one number for each layer: {depths}"
+            )
+        for name, stack in stacks.items():
+            set_widths(model, stack, widths[name])
+    for first, *others in resolve_names(model, groups):
+        for name in others:
+            kinds = [_describe(model.get_submodule(n)) for n in (first, name)]
+            if kinds[0] != kinds[1] or len(kinds[0]) == 1:
+                raise ValueError(
+                    f"config.json shares {first} with {name}; valid is one kind and shape"
+                )
+            model.set_submodule(name, nn.Identity(), strict=True)
+
+
+def share_modules(model: nn.Module, groups: Names) -> None:
+    """Put the first module of each group into all its places, in place."""
+    for first, *others in resolve_names(model, groups):
+        for name in others:
+            model.set_submodule(name, model.get_submodule(first), strict=True)
+    name_once(model)
+
+
+def resolve_names(model: nn.Module, groups: Names) -> list[list[str]]:
+    """The names of shared modules in a model that may have another head than the saved one.
+
+    Raises:
+        ValueError: the model has no such module.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -108,34 +139,11 @@ def resolve_names(model: nn.Module, groups: Names, checked: bool = True) -> list
             if candidate in modules:
                 return candidate
         raise ValueError(
-            f"shared module {name!r} is not in {type(model).__name__}; valid are its modules"
+            f"config.json shares {name!r}, which {type(model).__name__} has not; valid are its modules"
         )
 
-    found = [[find(name) for name in group] for group in groups]
-    for group in found if checked else ():
-        shapes = {
-            (type(modules[name]), *(p.shape for p in modules[name].parameters(recurse=False)))
-            for name in group
-        }
-        if len(shapes) > 1 or len(next(iter(shapes))) == 1:
-            raise ValueError(f"modules {', '.join(group)} cannot be one; valid is one shape")
-    return found
+    return [[find(name) for name in group] for group in groups]
 
 
-def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]]) -> None:
-    """Give a new model the widths and the shared modules of a saved one, in place.
-
-    Raises:
-        ValueError: they do not fit the model.
-    """
-    if widths:
-        stacks = find_stacks(model)
-        depths = {name: len(stack) for name, stack in stacks.items()}
-        if {name: len(of_stack) for name, of_stack in widths.items()} != depths:
-            raise ValueError(f"neurons are {widths}; valid is one number for each layer: {depths}")
-        for name, stack in stacks.items():
-            set_widths(model, stack, widths[name])
-    for first, *others in resolve_names(model, groups):
-        for name in others:
-            nn.Module.set_submodule(model, name, model.get_submodule(first), strict=True)
-    name_once(model)
+def _describe(module: nn.Module) -> tuple:
+    return type(module), *(parameter.shape for parameter in module.parameters(recurse=False))
