@@ -80,7 +80,7 @@ def save(
         model.save_pretrained(partial, max_shard_size=max_shard_size)
         if processor is not None:
             processor.save_pretrained(partial)
-        content = [] if is_plain else told | {"digest": _digest(told, partial)}
+        content = [] if is_plain else told | {"digest": _digest(told, _list_names(partial))}
         write_json(content, partial / SHARING)
         if not is_plain or method or measured:
             write_card(model, partial, path.resolve().name, base, method, measured or {})
@@ -182,11 +182,12 @@ def _read_sharing(folder: Path) -> dict | None:
     file = folder / SHARING
     if not file.exists():
         return None
+    names = _list_names(folder)
     try:
         content = read_json(file)
         if content == []:
             return {"groups": []}
-        intact = content.pop("digest") == _digest(content, folder)
+        intact = content.pop("digest") == _digest(content, names)
         intact &= {"groups"} <= set(content) <= {"groups", "neurons", "plan"}
     except (ValueError, TypeError, KeyError, AttributeError):
         intact = False
@@ -200,8 +201,12 @@ def _tell(record: dict) -> dict:
     return {key: value for key, value in record.items() if value or key == "groups"}
 
 
-def _digest(content: dict, folder: Path) -> str:
-    """Names what is shared and the weights that it belongs to: the names in the weight files."""
+def _list_names(folder: Path) -> list[str]:
+    """The names in the weight files of a folder.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
     names = []
     for file in sorted(folder.glob("*.safetensors")):
         try:
@@ -209,6 +214,11 @@ def _digest(content: dict, folder: Path) -> str:
                 names += opened.keys()
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged ({error}); valid is the file as saved") from error
+    return sorted(names)
+
+
+def _digest(content: dict, names: list[str]) -> str:
+    """Tells what is shared and the weights that it belongs to."""
     told = [content["groups"]]
     told += [content[key] for key in ("neurons", "plan") if content.get(key)]
-    return hashlib.sha256(json.dumps([*told, sorted(names)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*told, names]).encode()).hexdigest()

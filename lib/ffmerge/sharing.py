@@ -92,7 +92,7 @@ def _repeat(model: nn.Module, state: dict, prefix: str, *unused) -> None:
 def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]]) -> None:
     """Give a new model the widths of a saved one, and place for its shared modules, in place.
 
-    In each group only the first module is left; in place of the others stands nothing, so that
+    In each group only the first module is left; the others' places are empty, so that
     whatever loads, quantizes or places weights finds each of them once. `share_modules` ends this.
 
     Raises:
@@ -103,7 +103,7 @@ def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]
         depths = {name: len(stack) for name, stack in stacks.items()}
         if {name: len(of_stack) for name, of_stack in widths.items()} != depths:
             raise ValueError(
-                f"config.json tells of neurons {widths}; valid is one number for each layer: {depths}"
+                f"config.json has neurons {widths}; valid is one number for each layer: {depths}"
             )
         for name, stack in stacks.items():
             set_widths(model, stack, widths[name])
@@ -114,7 +114,8 @@ def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]
                 raise ValueError(
                     f"config.json shares {first} with {name}; valid is one kind and shape"
                 )
-            model.set_submodule(name, nn.Identity(), strict=True)
+            place = _Place(model.get_submodule(first))
+            model.set_submodule(name, place, strict=True)
 
 
 def share_modules(model: nn.Module, groups: Names) -> None:
@@ -139,10 +140,26 @@ def resolve_names(model: nn.Module, groups: Names) -> list[list[str]]:
             if candidate in modules:
                 return candidate
         raise ValueError(
-            f"config.json shares {name!r}, which {type(model).__name__} has not; valid are its modules"
+            f"config.json shares {name!r}; valid are modules of {type(model).__name__}"
         )
 
     return [[find(name) for name in group] for group in groups]
+
+
+class _Place(nn.Module):
+    """Where a shared module will stand: it holds nothing, but shows its first one's parameters.
+
+    Models that initialise weights by their names want to see them (GPT-2).
+    """
+
+    def __init__(self, first: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "first", first)  # no child of this one
+
+    def __getattr__(self, name: str):
+        if name in ("weight", "bias"):
+            return getattr(self.first, name)
+        return super().__getattr__(name)
 
 
 def _describe(module: nn.Module) -> tuple:
