@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import cache
 
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from ffmerge.sharing import build_structure, resolve_names, share_modules
-from ffmerge.sublayers import find_stacks
 from ffmerge.wrapping import FFMergeConfig, plain_class
 
 
@@ -94,7 +94,8 @@ def load_checked(
     for kind in ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if exact else [])):
         names = sorted(key if isinstance(key, str) else key[0] for key in info[kind])
         if not is_same or (may_differ and kind == "mismatched_keys"):  # another head
-            inside = tuple(f"{stack.path}." for stack in find_stacks(model).values())
+            lists = (path for path, m in model.named_modules() if isinstance(m, nn.ModuleList))
+            inside = tuple(f"{path}." for path in lists)  # layers are the same under any head
             names = [name for name in names if name.startswith(inside)]
         if names:
             raise ValueError(
