@@ -86,7 +86,8 @@ def test_classes_that_cannot_tie_refuse(tmp_path):
         transformers.AutoModelForImageClassification.from_pretrained(folder)
 
 
-def test_where_ffmerge_is_not_known_nothing_is_loaded(tmp_path):
+def test_where_ffmerge_is_not_known_nothing_is_loaded(tmp_path, repository):
+    library = str(repository / "lib")
     folder = save(merge_some("gpt2"), tmp_path / "small")
     code = f"""
 import sys, transformers as t
@@ -100,6 +101,9 @@ for load in (t.AutoModelForCausalLM.from_pretrained, t.AutoModel.from_pretrained
     else:
         raise SystemExit('loaded')
 assert 'ffmerge' not in sys.modules
+sys.path.insert(0, {library!r})
+import ffmerge  # late, and yet
+t.AutoModelForCausalLM.from_pretrained({str(folder)!r})
 """
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", code], check=True, env=clean, cwd=tmp_path)
