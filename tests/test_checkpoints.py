@@ -1,3 +1,5 @@
+import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -5,11 +7,15 @@ import pytest
 import torch
 import transformers
 from families import MAKERS, logits, make_batch, make_model
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
-from ffmerge.checkpoints import load, save, shared_keys, size_on_disk
+from ffmerge.checkpoints import find_shared_modules, load, save, shared_keys, size_on_disk
 from ffmerge.compression import merge
+from ffmerge.exporting import untie
 from ffmerge.files import replacing
 from ffmerge.patches import Plan, apply_plan, count_parameters
+from ffmerge.sharing import find_uneven_widths
 from ffmerge.sublayers import find_stacks
 
 
@@ -72,11 +78,81 @@ def test_sharing_that_was_altered_is_refused(tmp_path):
     assert transformers.logging.get_verbosity() == verbosity
 
 
-def test_weights_that_no_sharing_explains_are_refused(tmp_path):
+def test_sharing_that_is_gone_is_still_told_by_the_configuration(tmp_path):
     _, small = merged("gpt2")
     (save(small, tmp_path / "small") / "sharing.json").unlink()
-    with pytest.raises(ValueError, match=r"lacks weights .*mlp.c_proj"):
-        load(tmp_path / "small")
+    again = load(tmp_path / "small")
+    assert shared_keys(again) == shared_keys(small)
+    assert torch.equal(logits(again, make_batch("gpt2")), logits(small, make_batch("gpt2")))
+
+
+def write_as_before(small, folder):
+    """The format of earlier releases: the base's own configuration, and sharing.json beside it."""
+    apart = untie(copy.deepcopy(small))
+    state = {k: v for k, v in apart.state_dict().items() if k not in shared_keys(small)}
+    apart.save_pretrained(folder, state_dict=state)
+    groups, widths = find_shared_modules(small), find_uneven_widths(small)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        told = [groups, *([widths] if widths else []), sorted(file.keys())]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    content = {"groups": groups} | ({"neurons": widths} if widths else {}) | {"digest": digest}
+    (folder / "sharing.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_folders_of_earlier_releases_load_as_they_did(family, tmp_path):
+    model, small = merged(family)
+    again = load(write_as_before(small, tmp_path / "old"))
+    assert torch.equal(logits(again, make_batch(family)), logits(small, make_batch(family)))
+    assert shared_keys(again) == shared_keys(small)
+    narrow = apply_plan(model, Plan(neurons={name: (24, 1, 7, 7) for name in find_stacks(model)}))
+    again = load(write_as_before(narrow, tmp_path / "narrow"))
+    assert torch.equal(logits(again, make_batch(family)), logits(narrow, make_batch(family)))
+    (tmp_path / "old" / "sharing.json").unlink()
+    with pytest.raises(ValueError, match=r"lacks weights .* missing is .* valid is") as error:
+        load(tmp_path / "old")
+    assert "\n" not in str(error.value)
+
+
+def test_an_untouched_model_is_a_plain_folder(tmp_path):
+    model, _ = merged("gpt2")
+    save(model, tmp_path / "ours")
+    model.save_pretrained(tmp_path / "plain")
+    plain = {f.name: f.read_bytes() for f in (tmp_path / "plain").iterdir()}
+    ours = {f.name: f.read_bytes() for f in (tmp_path / "ours").iterdir()}
+    assert ours == plain | {"sharing.json": b"[]\n"}
+
+
+def test_the_plan_and_the_card_travel_with_the_model(tmp_path):
+    model, small = merged("gpt2")
+    made = {"method": "vanilla", "base": "gpt2-tiny", "measured": {"loss | nats": 3.25}}
+    folder = save(small, tmp_path / "small", **made)
+    card = (folder / "README.md").read_text()
+    for said in ("vanilla", "gpt2-tiny", "3.25", "decoder: 1-3", "AutoModelForCausalLM", "import"):
+        assert said in card, said
+    assert f"{count_parameters(small):,}" in card and f"{count_parameters(model):,}" in card
+    assert load(folder).ffmerge_plan == {
+        "groups": {"decoder": [{"layers": [1, 2, 3], "anchor": 1}]}
+    }
+    for plan in (Plan(dropped={"decoder": (1,)}), Plan(neurons={"decoder": (7,) * 4})):
+        folder = save(apply_plan(model, plan), tmp_path / "small")
+        assert load(folder).ffmerge_plan == plan.to_json()
+        again = AutoModelForCausalLM.from_pretrained(folder)  # plain: nothing to register
+        assert torch.equal(
+            logits(again, make_batch("gpt2")), logits(load(folder), make_batch("gpt2"))
+        )
+        assert "import ffmerge" not in (folder / "README.md").read_text()
+
+
+def test_large_models_are_written_in_shards(tmp_path):
+    _, small = merged("marian")
+    folder = save(small, tmp_path / "small", max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    again = load(folder)
+    assert torch.equal(logits(again, make_batch("marian")), logits(small, make_batch("marian")))
+    save(small, folder)  # in one file again
+    assert len(list(folder.glob("model*"))) == 1
 
 
 def test_code_that_comes_with_a_checkpoint_is_never_run(tmp_path):
@@ -111,10 +187,3 @@ def test_what_was_there_survives_an_error_and_a_kill(tmp_path, monkeypatch):
     folder.rename(tmp_path / "small.old")  # a kill between the two renames
     fill()
     assert [f.name for f in folder.iterdir()] == ["second"] and list(tmp_path.iterdir()) == [folder]
-
-
-def test_saving_replaces_a_folder_completely(tmp_path):
-    (tmp_path / "small").mkdir()
-    (tmp_path / "small" / "stale.safetensors").write_bytes(b"old")
-    save(merged("vit")[1], tmp_path / "small")
-    assert not (tmp_path / "small" / "stale.safetensors").exists()

@@ -13,6 +13,10 @@ Names are loaded on first use, so that reading a plan does not import torch.
 
 from importlib import import_module
 
+from ffmerge.registering import install
+
+install()
+
 _FACE = {
     "find_stacks": "sublayers",
     "Group": "groups",
@@ -33,6 +37,9 @@ _FACE = {
     "cka": "similarity",
     "save": "checkpoints",
     "load": "checkpoints",
+    "export": "exporting",
+    "untie": "exporting",
+    "add_adapters": "adapters",
 }
 
 __all__ = sorted(_FACE)

@@ -1,78 +1,94 @@
 """Save and load models with shared sublayers: one copy on disk, still shared when loaded.
 
-Beside the usual files lies `sharing.json`, which lists the module names that are one object.
-transformers' own `_tied_weights_keys` cannot be used for this: it is ignored unless the word
-embeddings are tied too, and it ties parameters where modules must be tied.
+A folder of a model with shared sublayers is of a type of its own (`wrapping`), which transformers'
+Auto classes load after `import ffmerge` (`autoclasses`) and nothing else does. Beside the usual
+files lies `sharing.json`: which module names are one object, and of which weights.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from ffmerge.files import read_json, replacing, write_json
-from ffmerge.sublayers import find_stacks, set_widths
+from ffmerge.autoclasses import load_checked, share_model_class
+from ffmerge.card import write_card
+from ffmerge.files import filling, read_json, restore, write_json
+from ffmerge.folders import CONFIG, OWN, SHARING, check_folder, size_on_disk
+from ffmerge.saveable import check_saveable, unwrap_model
+from ffmerge.sharing import find_shared_modules, remember, shared_keys
+from ffmerge.wrapping import FFMergeConfig, describe_config
 
-SHARING = "sharing.json"
+__all__ = ["find_shared_modules", "load", "save", "shared_keys", "size_on_disk"]
 
-
-def find_shared_modules(model: nn.Module) -> list[list[str]]:
-    """The groups of names under which one and the same module with parameters appears.
-
-    Returns:
-        [["encoder.layers.3.fc1", "encoder.layers.4.fc1", …], …], first name first.
-    """
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if next(module.parameters(recurse=False), None) is not None:
-            names.setdefault(module, []).append(name)
-    return [group for group in names.values() if len(group) > 1]
-
-
-def shared_keys(model: nn.Module) -> dict[str, str]:
-    """Every parameter name that repeats another one because its module is shared.
-
-    Returns:
-        {repeated name: first name}.
-    """
-    return {
-        f"{name}.{parameter}": f"{group[0]}.{parameter}"
-        for group in find_shared_modules(model)
-        for parameter, _ in model.get_submodule(group[0]).named_parameters(recurse=False)
-        for name in group[1:]
-    }
+HUB = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+OF_LOADING = ("dtype", "torch_dtype", "quantization_config")  # no values of a configuration
 
 
-def save(model: PreTrainedModel, path: str | Path) -> Path:
+def save(
+    model: PreTrainedModel,
+    path: str | Path,
+    processor=None,
+    *,
+    method: str = "",
+    base: str = "",
+    measured: Mapping[str, object] | None = None,
+    max_shard_size: str = "5GB",
+) -> Path:
     """Save a model with every shared sublayer once; all of it, or nothing.
 
     Args:
-        model: merged or not.
-        path: a folder; replaced if it exists.
+        model: merged, pruned or not; compiled or not.
+        path: a new or empty folder, or one that `save` has written, whose files are replaced; files
+            of a tokenizer or a processor may be there and stay.
+        processor: a tokenizer or a processor, saved beside the model.
+        method, base: for the model card: how it was made, and of what (its own name if left out).
+        measured: numbers for the card, `{"validation loss": 3.14}`.
+        max_shard_size: a file gets no larger than this.
 
     Returns:
         The folder.
 
-    Invariant: `load(save(model, path))` gives bitwise equal logits, still shared.
+    Raises:
+        ValueError: a path through `..` or to a link, a folder that holds something else, or a model
+            whose weights are not its own (adapters, 8 bits, on disk).
+
+    Invariant: `load(save(model, path))` gives bitwise equal logits, still shared; an untouched
+    model becomes a plain folder without a card.
     """
-    path = Path(path)
-    repeated = shared_keys(model)
-    with replacing(path) as partial:
-        state = {key: value for key, value in model.state_dict().items() if key not in repeated}
-        model.save_pretrained(partial, state_dict=state)
-        groups, widths = find_shared_modules(model), _find_uneven_widths(model)
-        content = {"groups": groups} | ({"neurons": widths} if widths else {})
-        content["digest"] = _digest(groups, widths, partial)
-        write_json(content if groups or widths else [], partial / SHARING)
+    path, model = Path(path), unwrap_model(model)
+    check_saveable(model)
+    check_folder(path)
+    base = base or _find_name(model)
+    remember(model)
+    record = getattr(model.config, "ffmerge", {"groups": [], "neurons": {}})
+    told = _tell(record | {"plan": getattr(model, "ffmerge_plan", {})})
+    is_plain = told == {"groups": []}
+    with filling(path, OWN, CONFIG) as partial:
+        model.save_pretrained(partial, max_shard_size=max_shard_size)
+        if processor is not None:
+            processor.save_pretrained(partial)
+        content = [] if is_plain else told | {"digest": _digest(told, _list_names(partial))}
+        write_json(content, partial / SHARING)
+        if not is_plain or method or measured:
+            write_card(model, partial, path.resolve().name, base, method, measured or {})
     return path
 
 
 def load(path: str | Path, **kwargs) -> PreTrainedModel:
-    """Load a model that `save` wrote, or any transformers checkpoint, and share its modules again.
+    """Load a model that `save` wrote, or any transformers checkpoint, its sublayers still shared.
 
     Args:
         path: the folder (a Path), or a hub name (a string).
@@ -83,87 +99,126 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
         The model, in evaluation mode.
 
     Raises:
-        FileNotFoundError: a local folder that is not there.
-        ValueError: the file lacks weights that no sharing explains, or its sharing was altered.
+        FileNotFoundError: a local folder that is not there, or has no model in it.
+        ValueError: the file lacks weights that no sharing explains, or something was altered.
     """
     folder = Path(path)
-    if isinstance(path, Path) and not path.exists():
+    if (isinstance(path, Path) or folder.is_absolute() or path[:1] in ".~") and not folder.exists():
         raise FileNotFoundError(f"no model in {path}; valid is a folder that `save` wrote")
-    groups, widths = _read_sharing(folder)
-    config = transformers.AutoConfig.from_pretrained(
-        path, revision=kwargs.get("revision"), trust_remote_code=False
-    )
-    model_class = getattr(transformers, config.architectures[0])
-    sized = _give_widths(model_class, widths)
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # shared names are missing from the file by design
+    if folder.is_dir():
+        restore(folder)
+    told = _read_sharing(folder / kwargs.get("subfolder", ""))
+    kwargs |= {"trust_remote_code": False}
+    hub = {key: kwargs[key] for key in HUB if key in kwargs}
     try:
-        model, info = sized.from_pretrained(path, output_loading_info=True, **kwargs)
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **hub)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(f"no model in {path}: {reason}") from error
+    except KeyError as error:
+        raise ValueError(
+            f"{CONFIG} of {path} was altered ({error}); valid is what was saved"
+        ) from error
+    is_shared = isinstance(config, FFMergeConfig)
+    if is_shared and told is not None and told != _tell(config.shared.ffmerge):
+        raise ValueError(
+            f"{folder / SHARING} was altered; valid is the file that was saved with the weights"
+        )
+    told = config.shared.ffmerge if is_shared else told
+    model_class = _find_class((config.shared if is_shared else config).architectures, path)
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # what does not fit is said in one sentence, below
+    try:
+        if told and (told["groups"] or told.get("neurons")):
+            config, kwargs = _configure(path, told, kwargs)
+            model = share_model_class(model_class).from_pretrained(path, config=config, **kwargs)
+        else:
+            model, _ = load_checked(
+                model_class.from_pretrained, model_class, path, exact=told is not None, **kwargs
+            )
     finally:
         transformers.logging.set_verbosity(verbosity)
-    model.__class__ = model_class
-    for first, *others in groups:
-        for name in others:
-            model.set_submodule(name, model.get_submodule(first), strict=True)
-    unexplained = set(info["missing_keys"]) - set(shared_keys(model))
-    if unexplained or info["mismatched_keys"]:
-        raise ValueError(
-            f"checkpoint {path} lacks weights or holds others of another shape: "
-            f"{sorted(unexplained) or sorted(map(str, info['mismatched_keys']))}"
-        )
+    if told and told.get("plan"):
+        remember(model, told["plan"])
     return model.eval()
 
 
-def _find_uneven_widths(model: nn.Module) -> dict[str, list[int]]:
-    """d_ff of every sublayer, by stack, where the configuration's one number cannot say it."""
-    widths = {name: [ff.d_ff for ff in s.sublayers] for name, s in find_stacks(model).items()}
-    return widths if any(len(set(of_stack)) > 1 for of_stack in widths.values()) else {}
+def _configure(path: str | Path, told: dict, kwargs: dict) -> tuple:
+    """The configuration of a model with shared sublayers, and the kwargs that are not for it."""
+    of_loading = {
+        key: kwargs.pop(key) for key in (*OF_LOADING, "trust_remote_code") if key in kwargs
+    }
+    hub = {key: kwargs[key] for key in HUB if key in kwargs}
+    config, rest = transformers.AutoConfig.from_pretrained(
+        path, return_unused_kwargs=True, trust_remote_code=False, **kwargs
+    )
+    config = getattr(config, "shared", config)
+    describe_config(config, told["groups"], told.get("neurons", {}), told.get("plan", {}))
+    return config, rest | of_loading | hub
 
 
-def _give_widths(model_class: type, widths: dict[str, list[int]]) -> type:
-    """A model class whose FF sublayers have these widths before any weight is read."""
-    if not widths:
-        return model_class
-
-    def build(self, config, *args, **kwargs) -> None:
-        model_class.__init__(self, config, *args, **kwargs)
-        for name, stack in find_stacks(self).items():
-            set_widths(self, stack, widths[name])
-
-    return type(model_class.__name__, (model_class,), {"__init__": build})
+def _find_class(architectures: list[str] | None, path: str | Path) -> type:
+    (name,) = (architectures or [""])[:1]
+    found = getattr(transformers, name, None) if name else None
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise ValueError(
+            f"{CONFIG} of {path} names the architecture {name!r}; valid is a model of transformers"
+        )
+    return found
 
 
-def _read_sharing(folder: Path) -> tuple[list[list[str]], dict[str, list[int]]]:
-    """The names that share, and uneven widths, as `save` wrote them; none in others' checkpoints.
+def _find_name(model: nn.Module) -> str:
+    """The name of the model that it was loaded from; of a local folder only the last part."""
+    name = getattr(model, "name_or_path", "") or ""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _read_sharing(folder: Path) -> dict | None:
+    """What `save` wrote about sharing, widths and the plan; None in others' checkpoints.
 
     Raises:
         ValueError: the file is not what `save` wrote beside these weights.
     """
     file = folder / SHARING
     if not file.exists():
-        return [], {}
+        return None
+    names = _list_names(folder)
     try:
         content = read_json(file)
         if content == []:
-            return [], {}
-        groups, widths, digest = content["groups"], content.get("neurons", {}), content["digest"]
-    except (ValueError, TypeError, KeyError):
-        groups, widths, digest = None, {}, ""
-    if digest != _digest(groups, widths, folder):
+            return {"groups": []}
+        intact = content.pop("digest") == _digest(content, names)
+        intact &= {"groups"} <= set(content) <= {"groups", "neurons", "plan"}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        intact = False
+    if not intact:
         raise ValueError(f"{file} was altered; valid is the file that was saved with the weights")
-    return groups, widths
+    return content
 
 
-def _digest(groups: list[list[str]] | None, widths: dict[str, list[int]], folder: Path) -> str:
-    """Names the groups and the weights that they belong to: the names in the weight files."""
+def _tell(record: dict) -> dict:
+    """Groups, uneven widths and the plan; what is empty is left out, but the groups."""
+    return {key: value for key, value in record.items() if value or key == "groups"}
+
+
+def _list_names(folder: Path) -> list[str]:
+    """The names in the weight files of a folder.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
     names = []
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            names += opened.keys()
-    told = [groups, *([widths] if widths else []), sorted(names)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        try:
+            with safe_open(file, "pt") as opened:
+                names += opened.keys()
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error}); valid is the file as saved") from error
+    return sorted(names)
 
 
-def size_on_disk(path: str | Path) -> int:
-    """Bytes of the weight files in a model's folder."""
-    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+def _digest(content: dict, names: list[str]) -> str:
+    """Tells what is shared and the weights that it belongs to."""
+    told = [content["groups"]]
+    told += [content[key] for key in ("neurons", "plan") if content.get(key)]
+    return hashlib.sha256(json.dumps([*told, names]).encode()).hexdigest()

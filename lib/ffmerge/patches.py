@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ffmerge.checks import check_arrival, check_structure, check_unshared, check_writable
 from ffmerge.files import replacing
 from ffmerge.groups import Anchor, Group, check_groups, format_layers
+from ffmerge.sharing import remember
 from ffmerge.sublayers import Stack, find_stacks, set_layers, set_widths, unwrap
 
 Groups = Mapping[str, tuple[Group, ...]]
@@ -136,7 +137,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     for name, layers in plan.dropped.items():
         set_layers(model, stacks[name], [i for i in range(len(stacks[name])) if i not in layers])
     check_structure(base, model, plan.groups, plan.dropped, plan.neurons)
-    return model
+    return remember(model, plan.to_json())
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ so two modules that share only the parameter compute garbage without an error. I
 the parameter is sound, which gives every layer of a tied window its own adapter.
 """
 
-import copy
 import logging
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from ffmerge.checkpoints import find_shared_modules, load, save
+from ffmerge.adapters import untie_adapters
+from ffmerge.checkpoints import load, save
 from ffmerge.files import remove, replacing
 from study.sections import Adapters
 
@@ -58,22 +58,6 @@ def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> Pre
             # On CPUs with AVX512-BF16, evaluation would repack the weights for a product that has
             # no gradient: training after a first evaluation would go on, silently, without them.
             module.support_avx512bf16_for_cpu = False
-    return model
-
-
-def untie_adapters(model: nn.Module) -> nn.Module:
-    """Give every layer of a tied window a module of its own around the same, frozen parameters.
-
-    peft wraps a module once, wherever it stands; the paper's release ties parameters alone, which
-    gives every layer its own adapter. In place; only the shells are copied, not the weights.
-
-    Invariant: the number of parameters does not change.
-    """
-    for _, *names in find_shared_modules(model):
-        for name in names:
-            shell = copy.copy(model.get_submodule(name))
-            shell._parameters = dict(shell._parameters)
-            model.set_submodule(name, shell, strict=True)
     return model
 
 

@@ -1,0 +1,79 @@
+"""Adapters on shared sublayers: one for each layer, or one for each shared sublayer.
+
+peft wraps a module once, under its first name: adapters given to a merged model by peft alone
+reach one layer of a group only, and folding them in changes all of them. So which is meant is said.
+"""
+
+import copy
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from ffmerge.sharing import find_shared_modules
+
+REASON = (
+    "adapters cannot be folded into weights that layers share: what is added for one is added for "
+    "all; valid is to keep them apart, or ffmerge.untie(model) before they are added"
+)
+
+
+def untie_adapters(model: nn.Module) -> nn.Module:
+    """Give every layer of a group a module of its own around the same, frozen parameters.
+
+    In place; only the shells are copied, not the weights. Not for 8 bits, where two modules that
+    share a parameter compute garbage.
+
+    Invariant: the number of parameters does not change.
+    """
+    for _, *names in find_shared_modules(model):
+        for name in names:
+            shell = copy.copy(model.get_submodule(name))
+            shell._parameters = dict(shell._parameters)
+            model.set_submodule(name, shell, strict=True)
+    return model
+
+
+def add_adapters(model: PreTrainedModel, adapters, per: Literal["layer", "sublayer"]):
+    """Put adapters into a model with shared sublayers, in place.
+
+    Args:
+        model: merged; its weights are frozen from now on.
+        adapters: peft's settings of new ones, such as a LoraConfig, or the folder of trained ones.
+        per: "layer": every layer of a group has its own; "sublayer": a group has one.
+
+    Returns:
+        A PeftModel, whose own save_pretrained saves the adapters alone.
+
+    Raises:
+        ValueError: another `per`, or a model in 8 bits for "layer".
+
+    Invariant: new adapters change no output; folding them into shared weights raises.
+    """
+    from peft import PeftModel, get_peft_model
+
+    if per not in ("layer", "sublayer"):
+        raise ValueError(f"per is {per!r}; valid are 'layer' and 'sublayer'")
+    if per == "layer" and getattr(model, "is_loaded_in_8bit", False):
+        raise ValueError("per is 'layer' and the model in 8 bits; valid are 'sublayer' and 4 bits")
+    groups = find_shared_modules(model)
+    if per == "layer":
+        untie_adapters(model)
+    if isinstance(adapters, str | Path):
+        adapted = PeftModel.from_pretrained(model, adapters)
+    else:
+        adapted = get_peft_model(model, adapters)
+    if per == "sublayer":
+        for first, *names in groups:
+            for name in names:
+                model.set_submodule(name, model.get_submodule(first), strict=True)
+    if groups:
+        for name in ("merge_and_unload", "merge_adapter"):
+            setattr(adapted, name, _refuse)
+            setattr(adapted.base_model, name, _refuse)
+    return adapted
+
+
+def _refuse(*args, **kwargs) -> None:
+    raise ValueError(REASON)

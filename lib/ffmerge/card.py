@@ -1,0 +1,122 @@
+"""The card of a model: README.md, as the hub shows it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from ffmerge.folders import MARK, size_on_disk
+from ffmerge.groups import Group
+from ffmerge.patches import Plan, count_parameters
+from ffmerge.sharing import find_uneven_widths
+from ffmerge.sublayers import find_stacks
+
+LOADING = {
+    True: """```python
+import ffmerge  # teaches transformers to load shared sublayers
+from transformers import {auto}
+
+model = {auto}.from_pretrained("{name}")  # or ffmerge.load("{name}")
+```
+
+Shared sublayers are held once, on disk and in memory. Without `import ffmerge` nothing is loaded;
+for tools that do not know it, `ffmerge.export("{name}", "plain-folder")` writes them out.
+""",
+    False: """```python
+from transformers import {auto}
+
+model = {auto}.from_pretrained("{name}")
+```
+""",
+}
+
+
+def find_plan(model: nn.Module) -> Plan:
+    """What was done to a model: as it remembers, unless its structure tells another story."""
+    groups = {}
+    for name, stack in find_stacks(model).items():
+        layers: dict[nn.Module, list[int]] = {}
+        for i, ff in enumerate(stack.sublayers):
+            layers.setdefault(ff.module("W_out"), []).append(i)
+        found = tuple(Group(tuple(of), of[0]) for of in layers.values() if len(of) > 1)
+        groups |= {name: found} if found else {}
+    known = Plan.from_json(getattr(model, "ffmerge_plan", {}))
+    if known != Plan() and bool(known.groups) == bool(groups):
+        return known
+    widths = {name: tuple(of_stack) for name, of_stack in find_uneven_widths(model).items()}
+    return Plan(groups, neurons=widths)
+
+
+def write_card(
+    model: nn.Module,
+    folder: Path,
+    name: str,
+    base: str,
+    method: str,
+    measured: Mapping[str, object],
+) -> None:
+    """Write README.md into a model's folder.
+
+    Args:
+        model: as it was saved.
+        folder: that holds its weights.
+        name: of the folder that it will be loaded from.
+        base, method: what it was made of, and how; "" if unknown.
+        measured: numbers to report, by what they are.
+    """
+    plan = find_plan(model)
+    held, untied = count_parameters(model), _count_untied(model)
+    rows = {
+        "base": base,
+        "method": method,
+        "plan": _describe_plan(plan),
+        "parameters": f"{held:,}",
+        "without sharing": f"{untied:,} (−{1 - held / untied:.1%})" if untied > held else "",
+        "weights on disk": f"{size_on_disk(folder):,} bytes",
+        **{str(key): str(value) for key, value in measured.items()},
+    }
+    table = [f"| {key} | {_in_cell(value)} |" for key, value in rows.items() if value]
+    front = ["---", "library_name: transformers", "tags: [ffmerge]", "---", MARK]
+    title = f"# {type(model).__name__} with {_say(plan)}"
+    loading = LOADING[untied > held or bool(find_uneven_widths(model))]
+    text = loading.format(auto=_find_auto(model), name=name)
+    lines = [*front, "", title, "", "| | |", "|---|---|", *table, "", "## Load it", "", text]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _count_untied(model: nn.Module) -> int:
+    of_sublayers = [ff for stack in find_stacks(model).values() for ff in stack.sublayers]
+    held = {m: 0 for ff in of_sublayers for m in map(ff.module, ff.names)}
+    once = sum(p.numel() for module in held for p in module.parameters())
+    return count_parameters(model) - once + sum(ff.n_parameters for ff in of_sublayers)
+
+
+def _describe_plan(plan: Plan) -> str:
+    parts = []
+    for kind, values in plan.to_json().items():
+        for stack in values:
+            part = Plan(**{kind: {stack: getattr(plan, kind)[stack]}})
+            parts.append(f"{stack}: {'without layers ' if kind == 'dropped' else ''}{part}")
+    return ", ".join(parts)
+
+
+def _say(plan: Plan) -> str:
+    said = {"groups": "shared FF sublayers", "neurons": "fewer neurons", "dropped": "fewer layers"}
+    return " and ".join(said[kind] for kind in plan.to_json()) or "its sublayers apart"
+
+
+def _find_auto(model: nn.Module) -> str:
+    from transformers.models.auto import modeling_auto
+
+    name = type(model).__name__
+    for auto in ("CausalLM", "Seq2SeqLM", "ImageClassification", "MaskedLM"):
+        tables = {"CausalLM": "CAUSAL_LM", "Seq2SeqLM": "SEQ_TO_SEQ_CAUSAL_LM"}
+        table = tables.get(auto, "MASKED_LM" if auto == "MaskedLM" else "IMAGE_CLASSIFICATION")
+        known = getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES")
+        if name in known.values():
+            return f"AutoModelFor{auto}"
+    return "AutoModel"
+
+
+def _in_cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

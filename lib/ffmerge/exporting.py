@@ -1,0 +1,61 @@
+"""Plain folders for tools that know nothing of sharing: every layer with its own copy."""
+
+import copy
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from ffmerge.checkpoints import load, save
+from ffmerge.files import STAGING
+from ffmerge.folders import OWN, PROCESSOR, check_folder
+from ffmerge.sharing import find_shared_modules, find_uneven_widths, remember
+
+
+def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") -> Path:
+    """Write a model out as a plain one, which anything loads (lm-eval, converters to GGUF).
+
+    Args:
+        folder: that `save` wrote.
+        out: a new or empty folder, or one that was exported to before.
+        max_shard_size: a file gets no larger than this.
+
+    Returns:
+        `out`: the model, untied, with the tokenizer or processor of `folder`.
+
+    Raises:
+        ValueError: sublayers of different widths, which no plain configuration can say.
+
+    Invariant: the plain model computes what the shared one does; it is as large as the base.
+    """
+    folder, out = Path(folder), Path(out)
+    check_folder(out)
+    if out.exists() and out.resolve() == folder.resolve():
+        raise ValueError(f"out is {out}, the folder that is exported; valid is another one")
+    model = load(folder)
+    widths = find_uneven_widths(model)
+    if widths:
+        raise ValueError(
+            f"model in {folder} has FF sublayers of {widths}; a plain model has one width in a "
+            "stack, so valid is a model pruned evenly or shared"
+        )
+    save(untie(model), out, max_shard_size=max_shard_size)
+    for file in folder.iterdir():
+        if PROCESSOR.fullmatch(file.name) and not OWN.fullmatch(file.name) and file.name != STAGING:
+            copy_one = shutil.copytree if file.is_dir() else shutil.copyfile
+            copy_one(file, out / file.name)
+    return out
+
+
+def untie(model: nn.Module) -> nn.Module:
+    """Give every layer of a shared sublayer its own copy, in place.
+
+    Returns:
+        The model, which computes what it did and is as large as before it was merged.
+    """
+    for _, *names in find_shared_modules(model):
+        for name in names:
+            model.set_submodule(name, copy.deepcopy(model.get_submodule(name)), strict=True)
+    if hasattr(model, "ffmerge_plan"):
+        del model.ffmerge_plan
+    return remember(model)

@@ -1,0 +1,49 @@
+"""What a model's folder may hold: what `save` writes and replaces, and what may lie beside it."""
+
+import re
+from pathlib import Path
+
+from ffmerge.files import STAGING
+
+CONFIG, SHARING, CARD = "config.json", "sharing.json", "README.md"
+MARK = "<!-- written by ffmerge.save, which replaces it -->"
+WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+OWN = re.compile(rf"config\.json|generation_config\.json|sharing\.json|README\.md|{WEIGHTS}")
+PROCESSOR = re.compile(
+    r"(tokenizer|special_tokens_map|added_tokens|vocab|preprocessor_config|processor_config"
+    r"|image_processor|video_preprocessor_config|chat_template|merges|spiece|source|target"
+    r"|sentencepiece|sentencepiece\.bpe|target_vocab)[\w.]*\.(json|txt|model|spm|jinja)"
+    r"|additional_chat_templates"
+)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that saving into a folder takes nothing from anybody.
+
+    Args:
+        folder: where a model is to be saved; it need not be there.
+
+    Raises:
+        ValueError: a path through `..`, a link, a file, or a folder that holds something else.
+    """
+    valid = "valid is a new or empty folder, or one that ffmerge.save has written"
+    if ".." in folder.parts:
+        raise ValueError(f"folder is {str(folder)!r}, which leads through '..'; {valid}")
+    if folder.is_symlink():
+        raise ValueError(f"folder {folder} is a link; {valid}, by its own name")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"folder {folder} is a file; {valid}")
+    written = (folder / SHARING).is_file()
+    for path in sorted(folder.iterdir()):
+        is_own = written and OWN.fullmatch(path.name) and not path.is_dir()
+        if path.name == CARD and is_own:
+            is_own = MARK in path.read_text(encoding="utf-8", errors="replace")
+        if not is_own and not PROCESSOR.fullmatch(path.name) and path.name != STAGING:
+            raise ValueError(f"folder {folder} holds {path.name}, which is not its own; {valid}")
+
+
+def size_on_disk(path: str | Path) -> int:
+    """Bytes of the weight files in a model's folder."""
+    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))

@@ -1,0 +1,62 @@
+"""Whether the weights of a model are its own, whole and at hand; else they cannot be saved."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ffmerge.sharing import shared_keys
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """The model itself, without what `torch.compile` and data parallelism put around it."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Check that a model can be saved so that it loads as it is.
+
+    Raises:
+        ValueError: it has adapters, is in 8 or 4 bits, lies on disk, or modules share parameters
+            without being one module.
+    """
+    kind = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        told = ", with adapters that its own save_pretrained saves" * hasattr(model, "peft_config")
+        raise ValueError(f"model is a {kind}{told}; valid is a model of transformers")
+    names = [name for name, _ in model.named_parameters()]
+    if any(".base_layer." in name or ".lora_" in name for name in names):
+        raise ValueError(
+            f"model {kind} has adapters in it; valid is the model without them, and peft's own "
+            "save_pretrained for the adapters"
+        )
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ValueError(
+            f"model {kind} is quantized; valid is the model before, which "
+            "load(folder, quantization_config=…) quantizes again"
+        )
+    if any(p.device.type == "meta" for p in model.parameters()):
+        raise ValueError(f"model {kind} has weights on disk; valid is a model loaded into memory")
+    if any("_orig_mod" in name for name in names):
+        raise ValueError(f"model {kind} has compiled parts; valid is a model compiled as a whole")
+    _check_parameters(model)
+
+
+def _check_parameters(model: nn.Module) -> None:
+    """Refuse one parameter in two modules: in 8 bits it is garbage, and folding changes both."""
+    known = {*shared_keys(model), *(getattr(model, "all_tied_weights_keys", None) or ())}
+    first: dict[torch.Tensor, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in known:
+            continue
+        if parameter in first:
+            raise ValueError(
+                f"{first[parameter]} and {name} are one parameter in two modules, as layers with "
+                "adapters of their own have it; valid is one module, as merge makes it"
+            )
+        first[parameter] = name

@@ -1,0 +1,166 @@
+"""Which modules of a model are one object, and how that stays so when its weights travel.
+
+A model with shared sublayers carries two hooks: its `state_dict` names every shared tensor once,
+and `load_state_dict` takes that for all its names. So plain `save_pretrained`, Trainer's
+checkpoints, accelerate and `load_state_dict` write and read shared weights once. transformers'
+own `_tied_weights_keys` cannot be used for this: it is ignored unless the word embeddings are tied
+too, and it ties parameters where modules must be tied.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ffmerge.sublayers import find_stacks, set_widths
+from ffmerge.wrapping import describe_config
+
+Names = Sequence[Sequence[str]]
+
+
+def find_shared_modules(model: nn.Module) -> list[list[str]]:
+    """The groups of names under which one and the same module with parameters appears.
+
+    Returns:
+        [["encoder.layers.3.fc1", "encoder.layers.4.fc1", …], …], first name first.
+    """
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if next(module.parameters(recurse=False), None) is not None:
+            names.setdefault(module, []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def shared_keys(model: nn.Module) -> dict[str, str]:
+    """Every parameter name that repeats another one because its module is shared.
+
+    Returns:
+        {repeated name: first name}.
+    """
+    return {
+        f"{name}.{parameter}": f"{group[0]}.{parameter}"
+        for group in find_shared_modules(model)
+        for parameter, _ in model.get_submodule(group[0]).named_parameters(recurse=False)
+        for name in group[1:]
+    }
+
+
+def find_uneven_widths(model: nn.Module) -> dict[str, list[int]]:
+    """d_ff of every sublayer, by stack, where the configuration's one number cannot say it."""
+    widths = {name: [ff.d_ff for ff in s.sublayers] for name, s in find_stacks(model).items()}
+    return widths if any(len(set(of_stack)) > 1 for of_stack in widths.values()) else {}
+
+
+def remember(model: nn.Module, plan: dict | None = None) -> nn.Module:
+    """Make a model's own ways of saving write what it is: shared modules once, and its widths.
+
+    Args:
+        model: changed in place: its hooks, and what its configuration tells; no weights.
+        plan: what was done to it (`Plan.to_json()`), if it is known.
+
+    Invariant: a model that shares nothing, of one width, is written as any other model.
+    """
+    if plan:
+        model.ffmerge_plan = plan
+    paths = tuple(f"{stack.path}." for stack in find_stacks(model).values())
+    groups = [group for group in find_shared_modules(model) if group[0].startswith(paths)]
+    describe_config(
+        model.config, groups, find_uneven_widths(model), getattr(model, "ffmerge_plan", {})
+    )
+    if groups:
+        name_once(model)
+    return model
+
+
+def name_once(model: nn.Module) -> None:
+    """Give a model the two hooks that write shared tensors once, and read them; only once."""
+    if _drop_repeated not in model._state_dict_hooks.values():
+        model.register_state_dict_post_hook(_drop_repeated)
+        model.register_load_state_dict_pre_hook(_repeat)
+
+
+def _drop_repeated(model: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
+    for name in shared_keys(model):
+        state.pop(prefix + name, None)
+
+
+def _repeat(model: nn.Module, state: dict, prefix: str, *unused) -> None:
+    for name, first in shared_keys(model).items():
+        if prefix + first in state:
+            state.setdefault(prefix + name, state[prefix + first])
+
+
+def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]]) -> None:
+    """Give a new model the widths of a saved one, and place for its shared modules, in place.
+
+    In each group only the first module is left; the others' places are empty, so that
+    whatever loads, quantizes or places weights finds each of them once. `share_modules` ends this.
+
+    Raises:
+        ValueError: they do not fit the model.
+    """
+    if widths:
+        stacks = find_stacks(model)
+        depths = {name: len(stack) for name, stack in stacks.items()}
+        if {name: len(of_stack) for name, of_stack in widths.items()} != depths:
+            raise ValueError(
+                f"config.json has neurons {widths}; valid is one number for each layer: {depths}"
+            )
+        for name, stack in stacks.items():
+            set_widths(model, stack, widths[name])
+    for first, *others in resolve_names(model, groups):
+        for name in others:
+            kinds = [_describe(model.get_submodule(n)) for n in (first, name)]
+            if kinds[0] != kinds[1] or len(kinds[0]) == 1:
+                raise ValueError(
+                    f"config.json shares {first} with {name}; valid is one kind and shape"
+                )
+            place = _Place(model.get_submodule(first))
+            model.set_submodule(name, place, strict=True)
+
+
+def share_modules(model: nn.Module, groups: Names) -> None:
+    """Put the first module of each group into all its places, in place."""
+    for first, *others in resolve_names(model, groups):
+        for name in others:
+            model.set_submodule(name, model.get_submodule(first), strict=True)
+    name_once(model)
+
+
+def resolve_names(model: nn.Module, groups: Names) -> list[list[str]]:
+    """The names of shared modules in a model that may have another head than the saved one.
+
+    Raises:
+        ValueError: the model has no such module.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+
+    def find(name: str) -> str:
+        for candidate in (name, name.removeprefix(prefix), prefix + name):
+            if candidate in modules:
+                return candidate
+        raise ValueError(
+            f"config.json shares {name!r}; valid are modules of {type(model).__name__}"
+        )
+
+    return [[find(name) for name in group] for group in groups]
+
+
+class _Place(nn.Module):
+    """Where a shared module will stand: it holds nothing, but shows its first one's parameters.
+
+    Models that initialise weights by their names want to see them (GPT-2).
+    """
+
+    def __init__(self, first: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "first", first)  # no child of this one
+
+    def __getattr__(self, name: str):
+        if name in ("weight", "bias"):
+            return getattr(self.first, name)
+        return super().__getattr__(name)
+
+
+def _describe(module: nn.Module) -> tuple:
+    return type(module), *(parameter.shape for parameter in module.parameters(recurse=False))

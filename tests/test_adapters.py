@@ -1,0 +1,110 @@
+"""Adapters on shared sublayers: which layers they reach is said, and they are not folded."""
+
+import pytest
+import torch
+from families import logits, make_batch, make_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+
+from ffmerge.adapters import add_adapters
+from ffmerge.checkpoints import find_shared_modules, load, save
+from ffmerge.compression import merge
+from ffmerge.exporting import untie
+from ffmerge.patches import count_parameters
+
+FF, ATTENTION = ["up_proj", "gate_proj", "down_proj"], ["q_proj", "v_proj"]
+BATCH = make_batch("llama")
+
+
+@pytest.fixture
+def small():
+    return merge(make_model("llama"), {"decoder": "1-3"}, method="vanilla")
+
+
+def settings(targets):
+    return LoraConfig(target_modules=targets, r=2, lora_alpha=4, task_type="CAUSAL_LM")
+
+
+def shake(adapted):
+    """Adapters that do something; returns what the model then computes."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return logits(adapted.eval(), BATCH)
+
+
+@pytest.mark.parametrize(("per", "n"), [("layer", 4), ("sublayer", 2)])
+def test_every_layer_is_reached_by_as_many_adapters_as_were_asked_for(per, n, small, tmp_path):
+    folder, before = save(small, tmp_path / "small"), logits(small, BATCH)
+    held = count_parameters(small)
+    adapted = add_adapters(small, settings(FF), per)
+    assert torch.equal(logits(adapted.eval(), BATCH), before)
+    layers = adapted.base_model.model.model.layers
+    assert all(hasattr(layer.mlp.up_proj, "lora_A") for layer in layers)
+    assert len({id(layer.mlp.up_proj.lora_A["default"].weight) for layer in layers}) == n
+    added = sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
+    assert count_parameters(adapted) == held + added  # the frozen weights are still held once
+    after = shake(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = add_adapters(load(folder), tmp_path / "adapter", per)
+    assert torch.equal(logits(again.eval(), BATCH), after) and not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("per", ["layer", "sublayer"])
+def test_folding_into_shared_weights_is_refused_with_the_reason(per, small):
+    adapted = add_adapters(small, settings(FF), per)
+    after = shake(adapted)
+    for fold in (
+        adapted.merge_and_unload,
+        adapted.base_model.merge_and_unload,
+        adapted.merge_adapter,
+    ):
+        with pytest.raises(ValueError, match="what is added for one is added for all; valid is"):
+            fold()
+    assert torch.equal(logits(adapted, BATCH), after)
+
+
+def test_the_remedy_that_the_refusal_names_works(small, tmp_path):
+    adapted = add_adapters(untie(small), settings(FF), "layer")
+    after = shake(adapted)
+    folded = adapted.merge_and_unload()
+    assert torch.allclose(logits(folded, BATCH), after, atol=1e-5)
+    plain = load(save(folded, tmp_path / "folded"))
+    assert torch.allclose(logits(plain, BATCH), after, atol=1e-5) and not find_shared_modules(plain)
+
+
+def test_another_choice_is_refused(small):
+    with pytest.raises(ValueError, match=r"per is 'both'; valid are 'layer' and 'sublayer'"):
+        add_adapters(small, settings(FF), "both")
+
+
+def test_peft_finds_the_tied_base_by_its_folder(small, tmp_path):
+    base = load(save(small, tmp_path / "small"))
+    adapted = get_peft_model(base, settings(ATTENTION))
+    after = shake(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    assert torch.equal(logits(again, BATCH), after)
+    assert find_shared_modules(again)
+
+
+def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(small, tmp_path):
+    adapted = get_peft_model(small, settings(ATTENTION))
+    inside = adapted.base_model.model
+    with pytest.raises(ValueError, match=r"PeftModel.*its own save_pretrained"):
+        save(adapted, tmp_path / "not")
+    with pytest.raises(ValueError, match=r"has adapters in it; valid is"):
+        save(inside, tmp_path / "not")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_folded_into_shared_parameters_is_not_saved(small, tmp_path):
+    """peft's own way, around all checks: parameters in two modules give it away."""
+    from ffmerge.adapters import untie_adapters
+
+    adapted = get_peft_model(untie_adapters(small), settings(FF))
+    shake(adapted)
+    with pytest.raises(ValueError, match=r"are one parameter in two modules, .*; valid is"):
+        save(adapted.merge_and_unload(), tmp_path / "not")
+    assert list(tmp_path.iterdir()) == []
