@@ -76,9 +76,10 @@ def read_splits(
     kept, lengths = _gather(opened.model, examples, tokens + 2 * held_out)
     if len(kept) < LEAST:
         unit = {"images": "images", "pairs": "pairs", "text": f"texts of {context} tokens"}
+        shorter = ", or a shorter --context" if opened.reads == "text" else ""
         raise ValueError(
-            f"--data {source!r} gives too few {unit[opened.reads]} ({len(kept)}); valid are {LEAST} or "
-            "more" + (", or a shorter --context" if opened.reads == "text" else "")
+            f"--data {source!r} gives too few {unit[opened.reads]} ({len(kept)}); valid are "
+            f"{LEAST} or more{shorter}"
         )
     each = max(1, min(len(kept) // 5, round(held_out * len(kept) / sum(lengths))))
     ends = (len(kept) - 2 * each, len(kept) - each, len(kept))
