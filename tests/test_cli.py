@@ -91,7 +91,7 @@ def test_what_cannot_be_is_told_in_one_sentence(tmp_path, capsys):
         ((model, out, "--data", short), "gives too few texts of 32 tokens (1); valid are 5 or"),
         ((model, out, "--data", tmp_path / "no.txt"), "holds no file to read"),
         ((model, out, "--data", rows), "has no column 'text'; valid are body"),
-        ((model, out, "--data", broken), "of 2 is no row"),
+        ((model, out, "--data", broken), "of 2 is not a row"),
     ]:
         message = message.replace("of 2", f"2 of {broken}")
         assert compress(*arguments) == 1
