@@ -4,6 +4,8 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
+import pytest
 from families import VOCABULARY, make_model
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -66,3 +68,43 @@ def write_data(family: str, folder: Path) -> list[str]:
         rows = write_rows(folder / "pairs.jsonl", zh=12, en=10)
         return ["--data", str(rows), "--column", "zh", "--target", "en"]
     return ["--data", str(write_text(folder / "notes.txt")), "--context", "16"]
+
+
+def write_gguf(path: Path, layers: int = 4, d_model: int = 16, d_ff: int = 24) -> Path:
+    """A random Llama with a byte-level tokenizer, as llama.cpp keeps one."""
+    gguf = pytest.importorskip("gguf")
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "<|endoftext|>"]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(layers)
+    writer.add_context_length(64)
+    writer.add_embedding_length(d_model)
+    writer.add_feed_forward_length(d_ff)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(len(tokens) - 1)
+    writer.add_bos_token_id(len(tokens) - 1)
+    draw = np.random.default_rng(0)
+
+    def add(name: str, *shape: int) -> None:
+        writer.add_tensor(f"{name}.weight", draw.normal(0, 0.2, shape).astype(np.float32))
+
+    add("token_embd", len(tokens), d_model)
+    add("output_norm", d_model)
+    for i in range(layers):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(f"blk.{i}.{name}", d_model, d_model)
+        for name in ("ffn_gate", "ffn_up"):
+            add(f"blk.{i}.{name}", d_ff, d_model)
+        add(f"blk.{i}.ffn_down", d_model, d_ff)
+        add(f"blk.{i}.attn_norm", d_model)
+        add(f"blk.{i}.ffn_norm", d_model)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -6,7 +6,14 @@ from fractions import Fraction
 import pytest
 import torch
 from families import make_model
-from strangers import save_stranger, write_data, write_images, write_rows, write_text
+from strangers import (
+    save_stranger,
+    write_data,
+    write_gguf,
+    write_images,
+    write_rows,
+    write_text,
+)
 
 import ffmerge
 from ffmerge.__main__ import build_parser, main
@@ -59,6 +66,17 @@ def test_every_method_has_a_command(method, tmp_path, capsys):
     small = tmp_path / "small"
     assert compress(model, small, *data, "--method", method, remove=remove) == 0
     assert ffmerge.load(small).config.model_type == "gpt2"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_gguf_file_is_a_model_too(tmp_path):
+    model = write_gguf(tmp_path / "tiny.gguf")
+    text = write_text(tmp_path / "notes.txt", 200)
+    options = ["--data", text, "--context", "16"]
+    assert compress(model, tmp_path / "small", *options, "--method", "permute") == 0
+    small = ffmerge.load(tmp_path / "small")
+    assert small.config.model_type == "llama" and small.dtype == torch.float32
+    assert len({id(ff.module("W_in")) for ff in find_stacks(small)["decoder"].sublayers}) == 3
 
 
 def test_a_checkpoint_keeps_its_dtype_and_two_runs_agree(tmp_path):

@@ -9,6 +9,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -71,13 +72,12 @@ def _open_gguf(path: Path) -> PreTrainedModel:
     """Its quantized weights as plain numbers; the model that is saved is a usual one."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path.name}")
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
+    return AutoModelForCausalLM.from_pretrained(
+        path.parent,
+        gguf_file=path.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
     )
-    model.hf_quantizer = None  # or else transformers refuses to save it
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    return model
 
 
 def _find_input(model: PreTrainedModel) -> Reads:
