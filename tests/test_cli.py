@@ -20,7 +20,9 @@ from ffmerge.__main__ import build_parser, main
 from ffmerge.catalogue import list_methods
 from ffmerge.commands import ORIGIN
 from ffmerge.files import read_json
+from ffmerge.opening import open_model
 from ffmerge.search import count_removed
+from ffmerge.splits import read_splits
 from ffmerge.sublayers import find_stacks
 
 
@@ -214,6 +216,21 @@ def test_a_share_is_a_whole_number_in_every_stack(method, share, count):
 def test_a_share_that_fits_no_stack_is_told(share):
     with pytest.raises(ValueError, match="a multiple of 2, such as"):
         count_removed(make_model("marian"), "permute", Fraction(share))
+
+
+@pytest.mark.parametrize(
+    ("n_words", "expected"), [(2000, (100, 50, 50)), (100, (64, 16, 16)), (80, (48, 16, 16))]
+)
+def test_the_parts_share_nothing_and_are_as_large_as_asked(n_words, expected, tmp_path):
+    opened = open_model(str(save_stranger("gpt2", tmp_path / "base")))
+    text = write_text(tmp_path / "notes.txt", n_words)
+    splits = read_splits(opened, str(text), 100, 50, context=16)
+    parts = splits.calibration, splits.choice, splits.check
+    assert all(abs(n - m) < 16 for n, m in zip(splits.tokens, expected, strict=True))
+    blocks = [tuple(row.tolist()) for part in parts for batch in part for row in batch["input_ids"]]
+    assert len(set(blocks)) == len(blocks) == sum(splits.tokens) // 16
+    ids = [i for block in blocks for i in block]
+    assert ids == opened.processor(text.read_text())["input_ids"][: len(ids)]  # each token once
 
 
 def test_pictures_in_colour_and_patterns_are_read(tmp_path):

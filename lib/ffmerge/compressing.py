@@ -66,12 +66,13 @@ def compress(request: Request) -> None:
 
     metric, score = choose_score(opened)
     before = score(opened.model, splits.check)
-    # it is told above how many tokens there are: that a method would like more is no news
-    warnings.filterwarnings("ignore", message="batches hold")
-    evidence = gather_evidence(opened.model, request.method, splits.calibration, n_features)
-    best = find_best(
-        opened.model, request.method, count, evidence, lambda small: score(small, splits.choice)
-    )
+    with warnings.catch_warnings():
+        # it is told above how many tokens there are: that a method would like more is no news
+        warnings.filterwarnings("ignore", message="batches hold")
+        evidence = gather_evidence(opened.model, request.method, splits.calibration, n_features)
+        best = find_best(
+            opened.model, request.method, count, evidence, lambda small: score(small, splits.choice)
+        )
     save(best.model.to(opened.dtype), request.out)
     opened.processor.save_pretrained(request.out)
     after = score(best.model.float(), splits.check)  # with the digits that were saved

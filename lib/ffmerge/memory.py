@@ -67,10 +67,11 @@ def estimate_moments(model: nn.Module, factor: int = 1) -> int:
 
 
 def collect_half(model: nn.Module, batches: Iterable[Batch], tokens: int = 10_000) -> Features:
-    """Collect features as `collect_features` does, in half of the memory.
+    """Collect features as `collect_features` does, in less than half of the memory.
 
     Args:
-        model, batches, tokens: as in `ffmerge.collect_features`.
+        model, batches: as in `ffmerge.collect_features`.
+        tokens: the most to keep of each stack; the last batch is cut.
 
     Returns:
         features["decoder"][i]: (n_tokens, d_ff), bfloat16 on CPU, padding left out.
@@ -78,21 +79,22 @@ def collect_half(model: nn.Module, batches: Iterable[Batch], tokens: int = 10_00
     Raises:
         ValueError: fewer than two tokens.
     """
-    kept = {name: [[] for _ in stack.layers] for name, stack in find_stacks(model).items()}
+    # one block for each sublayer: many small pieces, joined at the end, would leave holes as large
+    stacks = find_stacks(model)
+    kept = {
+        name: [torch.empty(tokens, ff.d_ff, dtype=HALF) for ff in stack.sublayers]
+        for name, stack in stacks.items()
+    }
+    seen = {name: [0] * len(stack) for name, stack in stacks.items()}
 
     def place(stack: Stack, i: int) -> tuple[nn.Module, bool]:
         ff = stack.sublayers[i]
         return (ff.module("W_out"), True) if ff.is_gated else (ff.module("W_in"), False)
 
     def keep(number: int, name: str, i: int, rows: Tensor) -> None:
-        kept[name][i].append(rows.to("cpu", HALF))
+        rows = rows[: tokens - seen[name][i]]
+        kept[name][i][seen[name][i] : seen[name][i] + len(rows)] = rows.to("cpu", HALF)
+        seen[name][i] += len(rows)
 
     observe(model, batches, tokens, [place], keep)
-    return {name: [_join(rows) for rows in layers] for name, layers in kept.items()}
-
-
-def _join(rows: list[Tensor]) -> Tensor:
-    """One tensor of many, which are let go at once: no two copies of all layers."""
-    joined = torch.cat(rows)
-    rows.clear()
-    return joined
+    return {name: [x[:n] for x, n in zip(kept[name], seen[name], strict=True)] for name in stacks}

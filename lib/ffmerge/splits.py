@@ -47,8 +47,8 @@ def read_splits(
         opened: a model, which says what its data are.
         source: as in `ffmerge.reading`.
         tokens: to calibrate with (for images: patches and class tokens).
-        held_out: tokens to choose with, and as many to check with; each is a fifth of the
-            data at most.
+        held_out: tokens to choose with, and as many to check with; where the data hold less than
+            all that, a fifth of them at most.
         column: of the text or the image; "text" or "image" if left out.
         target: of encoder-decoders, the column of what is to be written.
         context: the longest text that the model reads at once; its own limit may be lower.
@@ -81,8 +81,7 @@ def read_splits(
             f"--data {source!r} gives too few {unit[opened.reads]} ({len(kept)}); valid are "
             f"{LEAST} or more{shorter}"
         )
-    each = max(1, min(len(kept) // 5, round(held_out * len(kept) / sum(lengths))))
-    ends = (len(kept) - 2 * each, len(kept) - each, len(kept))
+    ends = _find_ends(len(kept), sum(lengths), tokens, held_out)
     parts = [range(start, end) for start, end in zip((0, *ends), ends)]  # noqa: B905
     pad = getattr(opened.processor, "pad_token_id", None) or 0
     size = max(1, BATCH // max(lengths))
@@ -176,6 +175,15 @@ def _gather(
         if total >= tokens:
             break
     return kept, lengths
+
+
+def _find_ends(n: int, total: int, tokens: int, held_out: int) -> tuple[int, int, int]:
+    """Where each of the three parts of n examples ends, which hold `total` tokens together."""
+    each = max(1, round(held_out * n / total))
+    if total < tokens + 2 * held_out:  # not enough for all that is wanted
+        each = max(1, min(each, n // 5))
+    each = min(each, (n - 1) // 2)
+    return n - 2 * each, n - each, n
 
 
 @torch.no_grad()
