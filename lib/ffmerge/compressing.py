@@ -73,10 +73,11 @@ def compress(request: Request) -> None:
         best = find_best(
             opened.model, request.method, count, evidence, lambda small: score(small, splits.choice)
         )
-    save(best.model.to(opened.dtype), request.out)
+    small = best.model.to(opened.dtype).float()  # with the digits that will be saved
+    after = score(small, splits.check)
+    save(small.to(opened.dtype), request.out)
     opened.processor.save_pretrained(request.out)
-    after = score(best.model.float(), splits.check)  # with the digits that were saved
-    sizes = [count_parameters(model) for model in (opened.model, best.model)]
+    sizes = [count_parameters(model) for model in (opened.model, small)]
     scores = {"metric": metric, "before": before, "after": after, "parameters": sizes}
     _write_origin(request, count, best, splits, scores)
 
