@@ -32,6 +32,8 @@ def estimate_memory(
     parts = {"Python": PYTHON, "the model": weights, "its compressed copy": weights + changed}
     if "permutations" in needs:
         parts["features"] = estimate_features(model, tokens, HALF)
+        # of many candidates one after the other, a copy that is gone is not given back at once
+        parts["its compressed copy"] += weights
     if "calibration" in needs:
         parts["second moments"] = estimate_moments(model, 2 if "permutations" in needs else 1)
     vocabulary = getattr(model.config, "vocab_size", None) or 0
