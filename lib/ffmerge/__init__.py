@@ -23,6 +23,8 @@ _FACE = {
     "window": "groups",
     "collect_features": "activations",
     "collect_outputs": "activations",
+    "collect_half": "memory",
+    "estimate_memory": "memory",
     "correlate": "alignment",
     "align": "alignment",
     "merge": "compression",

@@ -1,0 +1,103 @@
+"""The short commands of `python -m ffmerge`: what a folder holds, how it leaves."""
+
+import sys
+from pathlib import Path
+
+from torch import nn
+
+import ffmerge
+from ffmerge.checkpoints import load, size_on_disk
+from ffmerge.files import read_json
+from ffmerge.groups import format_layers
+from ffmerge.patches import count_parameters
+from ffmerge.sublayers import FeedForward, find_stacks
+
+ORIGIN = "compression.json"  # beside a model's weights: how it was made
+
+
+def tell(topic: str, text: str) -> None:
+    """Print one line of a command's answer."""
+    print(f"{topic:<10}{text}", flush=True)
+
+
+def inspect(folder: Path) -> None:
+    """Tell what a model shares, how large it is, and where it came from.
+
+    Raises:
+        ValueError: there is no model in this folder.
+    """
+    check_model(folder)
+    model = load(folder)
+    tell("model", describe_model(model))
+    repeated = 0  # parameters that sharing saves
+    for name, stack in find_stacks(model).items():
+        groups = group_sublayers(stack.sublayers)
+        shared = [format_layers(layers) for layers in groups if len(layers) > 1]
+        text = ", ".join(f"{layers} share one FF" for layers in shared) or "no FF is shared"
+        widths = [ff.d_ff for ff in stack.sublayers]
+        span = f"{min(widths)}" if len(set(widths)) == 1 else f"{min(widths)} to {max(widths)}"
+        tell(name, f"{len(stack)} layers, {text}; d_ff {span}")
+        repeated += sum(stack.sublayers[i].n_parameters for layers in groups for i in layers[1:])
+    n, n_bytes = count_parameters(model), size_on_disk(folder)
+    tell("size", f"{n:,} parameters ({n + repeated:,} without sharing), {n_bytes:,} bytes")
+    if not (folder / ORIGIN).exists():
+        tell("origin", f"not told: there is no {ORIGIN}")
+        return
+    origin = read_json(folder / ORIGIN)
+    tell("origin", "{base} by {method}, {removed} ({layers}), with {data}".format(**origin))
+    tell("check", "{metric} {before:.4g} → {after:.4g} on held-out data".format(**origin))
+
+
+def export(folder: Path, out: Path) -> None:
+    """Write a model so that it opens without ffmerge.
+
+    Raises:
+        ValueError: there is no model in this folder, or something is in the way.
+    """
+    check_out(out)
+    check_model(folder)
+    ffmerge.export(folder, out)
+    tell("saved", str(out))
+
+
+def check_out(out: Path) -> None:
+    """Check that nothing is in the way of what will be written.
+
+    Raises:
+        ValueError: there is something.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ValueError(f"{str(out)!r} exists; valid is a new or an empty folder")
+
+
+def check_model(folder: Path) -> None:
+    """Check that a folder holds a model.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{str(folder)!r} holds no model; valid is a folder with config.json")
+
+
+def describe_model(model: nn.Module) -> str:
+    """In one line: kind, layers, parameters and the share of them in FF sublayers."""
+    stacks = find_stacks(model).values()
+    layers = " + ".join(str(len(stack)) for stack in stacks)
+    first = [s.sublayers[group[0]] for s in stacks for group in group_sublayers(s.sublayers)]
+    n = count_parameters(model)
+    share = sum(ff.n_parameters for ff in first) / n
+    return f"{type(model).__name__}, {layers} layers, {n:,} parameters, {share:.0%} in FF sublayers"
+
+
+def group_sublayers(sublayers: tuple[FeedForward, ...]) -> list[list[int]]:
+    """The layers that share an FF, together; a layer with one of its own alone."""
+    groups: dict[nn.Module, list[int]] = {}
+    for i, ff in enumerate(sublayers):
+        groups.setdefault(ff.module("W_out"), []).append(i)
+    return list(groups.values())
+
+
+def warn(text: str) -> None:
+    """Print a warning beside a command's answer."""
+    print(f"warning: {text}", file=sys.stderr)

@@ -1,0 +1,145 @@
+"""`python -m ffmerge compress`: open, read, announce, compress, check, save."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ffmerge.activations import Batch
+from ffmerge.catalogue import check_method
+from ffmerge.checkpoints import save, size_on_disk
+from ffmerge.commands import ORIGIN, check_out, describe_model, tell, warn
+from ffmerge.files import write_json
+from ffmerge.memory import estimate_memory
+from ffmerge.methods import find_method
+from ffmerge.moments import find_tokens
+from ffmerge.opening import Opened, open_model
+from ffmerge.patches import count_parameters
+from ffmerge.scoring import measure_perplexity, measure_reconstruction
+from ffmerge.search import Found, count_removed, find_best, gather_evidence
+from ffmerge.splits import Splits, read_splits
+from ffmerge.sublayers import find_stacks
+
+ALIGNED = 10_000  # tokens of features, as in the paper
+ENOUGH = 25  # tokens of calibration for each neuron, where published results saturate
+
+Score = Callable[[nn.Module, Sequence[Batch]], float]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compressed and how: the arguments of the command."""
+
+    model: str
+    remove: Fraction
+    data: str
+    out: Path
+    method: str
+    column: str | None
+    target: str | None
+    tokens: int | None
+    held_out: int
+    context: int
+    seed: int
+
+
+def compress(request: Request) -> None:
+    """Compress a model, check it on data that nothing else has seen, and save it.
+
+    Raises:
+        ValueError: what cannot be, told before any long work.
+    """
+    check_method(request.method)
+    check_out(request.out)
+    torch.manual_seed(request.seed)
+    opened = open_model(request.model)
+    tell("model", f"{request.model}: {describe_model(opened.model)}")
+    count = count_removed(opened.model, request.method, request.remove)
+    splits = _read_data(request, opened)
+    n_features = min(ALIGNED, splits.tokens[0])
+    _announce_memory(opened.model, request.method, n_features)
+
+    metric, score = choose_score(opened)
+    before = score(opened.model, splits.check)
+    with warnings.catch_warnings():
+        # it is told above how many tokens there are: that a method would like more is no news
+        warnings.filterwarnings("ignore", message="batches hold")
+        evidence = gather_evidence(opened.model, request.method, splits.calibration, n_features)
+        best = find_best(
+            opened.model, request.method, count, evidence, lambda small: score(small, splits.choice)
+        )
+    small = best.model.to(opened.dtype).float()  # with the digits that will be saved
+    after = score(small, splits.check)
+    save(small.to(opened.dtype), request.out)
+    opened.processor.save_pretrained(request.out)
+    sizes = [count_parameters(model) for model in (opened.model, small)]
+    scores = {"metric": metric, "before": before, "after": after, "parameters": sizes}
+    _write_origin(request, count, best, splits, scores)
+
+    tell("done", f"{request.method}, {best.plan}")
+    tell("quality", f"{metric} {before:.4g} → {after:.4g} on the {splits.tokens[2]:,} tokens")
+    saved, n_bytes = 1 - sizes[1] / sizes[0], size_on_disk(request.out)
+    tell("size", f"{sizes[0]:,} → {sizes[1]:,} parameters (−{saved:.1%}), {n_bytes:,} bytes")
+    tell("saved", f'{request.out}; open it with ffmerge.load(Path("{request.out}"))')
+
+
+def choose_score(opened: Opened) -> tuple[str, Score]:
+    """What a model is scored by, the lower the better: perplexity where there is a loss."""
+    if opened.has_loss:
+        return "perplexity", measure_perplexity
+    return (
+        "reconstruction error (%)",
+        lambda small, batches: measure_reconstruction(small, opened.model, batches),
+    )
+
+
+def _read_data(request: Request, opened: Opened) -> Splits:
+    tokens = request.tokens or find_tokens(opened.model)
+    reading = {name: getattr(request, name) for name in ("column", "target", "context", "seed")}
+    splits = read_splits(opened, request.data, tokens, request.held_out, **reading)
+    calibration, choice, check = (f"{n:,}" for n in splits.tokens)
+    tell("data", f"{calibration} tokens to calibrate with, {choice} to choose, {check} to check")
+    d_ff = max(ff.d_ff for s in find_stacks(opened.model).values() for ff in s.sublayers)
+    if find_method(request.method).NEEDS and splits.tokens[0] < ENOUGH * d_ff:
+        warn(
+            f"{calibration} tokens calibrate {d_ff:,} neurons in each FF sublayer, and "
+            f"{ENOUGH * d_ff:,} or more are advised ({ENOUGH} a neuron)"
+        )
+    return splits
+
+
+def _announce_memory(model: nn.Module, method: str, tokens: int) -> None:
+    parts = estimate_memory(model, find_method(method).NEEDS, tokens)
+    text = ", ".join(f"{what} {size / 1e9:.2f}" for what, size in parts.items())
+    tell("memory", f"at most about {sum(parts.values()) / 1e9:.1f} GB: {text}")
+
+
+def _write_origin(
+    request: Request, count: int, best: Found, splits: Splits, scores: dict[str, object]
+) -> None:
+    """How the model was made, beside its weights."""
+    origin = {
+        "base": request.model,
+        "method": request.method,
+        "removed": f"{count} {find_method(request.method).REMOVES}",
+        "layers": str(best.plan),
+        "data": request.data,
+        "tokens": dict(zip(("calibration", "choice", "check"), splits.tokens, strict=True)),
+        "seed": request.seed,
+        **scores,
+        "candidates": dict(best.scores),
+        "versions": {name: _find_version(name) for name in ("ffmerge", "torch", "transformers")},
+    }
+    write_json(origin, request.out / ORIGIN)
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout
+        return "not installed"

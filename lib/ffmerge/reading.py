@@ -1,0 +1,143 @@
+"""Reading texts, rows and pictures: from a file, a folder, a pattern or a data set of the hub."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TEXTS, ROWS = (".txt", ".md"), (".jsonl",)
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+CHUNK = 100_000  # characters: a long text is read, and tokenized, piece by piece
+BUFFER = 10_000  # rows that are shuffled at a time, of what is streamed
+
+Row = dict[str, Any]
+
+
+def read_rows(source: str, column: str, seed: int) -> Iterator[Row]:
+    """Rows of text, in an order drawn at random: files, and within JSONL lines too.
+
+    Args:
+        source: text or JSONL files (one, a folder, a pattern such as "notes/*.md"), or the name of
+            a data set on the hub, "name" or "name:configuration".
+        column: what the text of a plain file is called in its rows.
+        seed: of the order.
+
+    Raises:
+        ValueError: nothing to read, or a line that is not JSON.
+    """
+    files = find_files(source, TEXTS + ROWS, seed)
+    if not files:
+        yield from read_hub(source, seed)
+    for file in files:
+        if file.suffix.lower() in ROWS:
+            yield from _read_lines(file, seed)
+        else:
+            with file.open(encoding="utf-8", errors="replace") as opened:
+                yield from ({column: text} for text in iter(lambda: opened.read(CHUNK), ""))
+
+
+def read_images(source: str, column: str, seed: int) -> Iterator[Any]:
+    """Pictures (PIL images), in an order drawn at random; labels are not needed.
+
+    Args:
+        source: a folder, subfolders and all, a pattern, one file, or a data set as in `read_rows`.
+        column: where a data set of the hub holds them.
+        seed: of the order.
+
+    Raises:
+        ValueError: nothing to read.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ValueError("images need the package pillow; `pip install pillow` brings it") from None
+    files = find_files(source, IMAGES, seed)
+    if not files:
+        yield from (take(row, column, source) for row in read_hub(source, seed))
+    for file in files:
+        with Image.open(file) as image:
+            image.load()
+            yield image
+
+
+def find_files(source: str, suffixes: tuple[str, ...], seed: int) -> list[Path]:
+    """The files that a source names, in an order drawn at random; none if it is of the hub.
+
+    Args:
+        source: a file, a folder or a pattern.
+        suffixes: which files count.
+        seed: of the order.
+
+    Raises:
+        ValueError: it names files, and none of them counts.
+    """
+    path = Path(source)
+    if path.is_dir():
+        named = path.rglob("*")
+    elif path.exists():
+        named = [path]
+    else:
+        named = Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))
+    named = sorted(named)
+    files = [file for file in named if file.suffix.lower() in suffixes]
+    if (named or path.exists() or path.suffix) and not files:
+        raise ValueError(
+            f"--data {source!r} holds no file to read; valid are {', '.join(suffixes)}"
+        )
+    random.Random(seed).shuffle(files)
+    return files
+
+
+def read_hub(source: str, seed: int) -> Iterator[Row]:
+    """The training rows of a data set on the hub, streamed.
+
+    Raises:
+        ValueError: it cannot be opened, or the package datasets is not installed.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ValueError(
+            f"--data {source!r} is no file here, and a data set of the hub needs the package "
+            "datasets; `pip install datasets` brings it"
+        ) from None
+    name, _, configuration = source.partition(":")
+    try:
+        rows = load_dataset(name, configuration or None, split="train", streaming=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"--data {source!r} is neither a file here nor a data set on the hub ({reason}); valid "
+            "are text or JSONL files, folders of images, and names of data sets"
+        ) from None
+    yield from rows.shuffle(seed=seed, buffer_size=BUFFER)
+
+
+def take(row: Row, column: str, source: str) -> Any:
+    """What a row holds in a column.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    if column not in row:
+        raise ValueError(
+            f"--data {source!r} has no column {column!r}; valid are {', '.join(map(str, row))}"
+        )
+    return row[column]
+
+
+def _read_lines(file: Path, seed: int) -> Iterator[Row]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    order = list(range(len(lines)))
+    random.Random(seed).shuffle(order)
+    for i in (i for i in order if lines[i].strip()):
+        try:
+            row = json.loads(lines[i])
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"line {i + 1} of {file} is not a row; valid is one JSON object a line"
+            )
+        yield row

@@ -1,0 +1,64 @@
+"""How good a model is on held-out data: perplexity of text, or else how far its outputs are off."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ffmerge.activations import Batch
+
+IGNORED = -100  # the label of padding
+
+
+@torch.no_grad()
+def measure_perplexity(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Perplexity per token: each token that is predicted weighs the same.
+
+    Args:
+        model: a decoder, or an encoder and a decoder; left in evaluation mode.
+        batches: keyword arguments for its forward, with labels.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    total, n = 0.0, 0
+    for batch in batches:
+        labels = batch["labels"]
+        if not getattr(model.config, "is_encoder_decoder", False):
+            labels = labels[:, 1:]  # nothing predicts the first token
+        count = int((labels != IGNORED).sum())
+        loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
+        total, n = total + float(loss) * count, n + count
+    mean = total / n
+    return math.exp(mean) if mean < 700 else math.inf  # beyond the largest float
+
+
+@torch.no_grad()
+def measure_reconstruction(small: nn.Module, base: nn.Module, batches: Iterable[Batch]) -> float:
+    """The squared error of a model's outputs over the variance of those of its base.
+
+    Args:
+        small: the compressed model; left in evaluation mode, as the base.
+        base: what it was made from.
+        batches: keyword arguments for their forward; without padding.
+
+    Returns:
+        In percent: 0 where nothing is lost; 100 is what the mean alone would lose.
+    """
+    small.eval(), base.eval()
+    error, squares, sums, n = 0.0, 0.0, 0.0, 0
+    for batch in batches:
+        own, whole = (_find_outputs(model, batch) for model in (small, base))
+        error += float((own - whole).square().sum())
+        squares += float(whole.square().sum())
+        sums = sums + whole.sum(0)
+        n += len(whole)
+    return 100 * error / (squares - float(torch.as_tensor(sums).square().sum()) / n)
+
+
+def _find_outputs(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits, or the last hidden state of a model without: (n, width) float64."""
+    device = next(model.parameters()).device
+    out = model(**{key: value.to(device) for key, value in batch.items()})
+    rows = out.logits if getattr(out, "logits", None) is not None else out.last_hidden_state
+    return rows.double().cpu().flatten(0, -2)

@@ -1,0 +1,129 @@
+"""From a budget to the best candidate of a method: evidence gathered leanly, candidates scored."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import Tensor, nn
+
+from ffmerge.activations import Batch, Features
+from ffmerge.alignment import align, pair_name
+from ffmerge.memory import collect_half
+from ffmerge.methods import Evidence, find_method
+from ffmerge.patches import Plan, apply_patch
+from ffmerge.selection import choose, score_plans
+from ffmerge.sublayers import find_depths
+
+
+class LazyPairs(dict[str, Tensor]):
+    """The permutations of all pairs of a stack's sublayers, each aligned when it is asked for.
+
+    Most methods ask for a few of them: those within the windows that they try.
+    """
+
+    def __init__(self, features: Features) -> None:
+        """Args: features of every sublayer."""
+        super().__init__()
+        self._features = {
+            pair_name(name, a, b): (layers[a], layers[b])
+            for name, layers in features.items()
+            for b in range(len(layers))
+            for a in range(b)
+        }
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._features
+
+    def __missing__(self, name: str) -> Tensor:
+        self[name] = align(*self._features[name])
+        return self[name]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best candidate.
+
+    Attributes:
+        model: compressed.
+        plan: what was done.
+        scores: each candidate's plan and score; none where there was one candidate only.
+    """
+
+    model: nn.Module
+    plan: Plan
+    scores: tuple[tuple[str, float], ...]
+
+
+def gather_evidence(
+    model: nn.Module, method: str, batches: Sequence[Batch], tokens: int
+) -> Evidence:
+    """What a method needs to know of a model.
+
+    Args:
+        model: the base.
+        method: its name.
+        batches: calibration data.
+        tokens: of features, if the method aligns.
+    """
+    pairs = None
+    if "permutations" in find_method(method).NEEDS:
+        pairs = LazyPairs(collect_half(model, batches, tokens))
+    return Evidence(pairs, lambda: batches)
+
+
+def find_best(
+    model: nn.Module,
+    method: str,
+    count: int,
+    evidence: Evidence,
+    score: Callable[[nn.Module], float],
+) -> Found:
+    """Make the best of a method's candidates.
+
+    Args:
+        model: the base; left as it is.
+        method: its name.
+        count: how much goes, of what the method counts.
+        evidence: as `gather_evidence` gives.
+        score: model to score, the lower the better; not called for a single candidate.
+    """
+    found = find_method(method)
+    plans = found.list_plans(model, count, evidence)
+
+    def make(plan: Plan) -> nn.Module:
+        return apply_patch(model, found.make(model, plan, evidence))
+
+    scores = score_plans(plans, make, score, method) if len(plans) > 1 else []
+    best = plans[choose(scores, higher_is_better=False)] if scores else plans[0]
+    patch = found.make(model, best, evidence)
+    return Found(
+        apply_patch(model, patch), patch.plan, tuple(zip(map(str, plans), scores, strict=False))
+    )
+
+
+def count_removed(model: nn.Module, method: str, share: Fraction) -> int:
+    """How much of what a method counts is a share of a model.
+
+    Args:
+        model: the base.
+        method: its name.
+        share: above 0 and below 1.
+
+    Raises:
+        ValueError: that is not a whole number in every stack.
+    """
+    unit, depths = find_method(method).REMOVES, find_depths(model)
+    if unit == "% of weights":
+        count, whole, each = share * 100, 100, 1
+    else:
+        count, whole, each = share * sum(depths.values()), sum(depths.values()), len(depths)
+    most = 99 if unit == "% of weights" else (min(depths.values()) - 1) * each
+    if count.denominator != 1 or count % each or not each <= count <= most:
+        below = min(max(count // each * each, each), most)
+        near = [f"{n}/{whole}" for n in (below, below + each) if n <= most]
+        raise ValueError(
+            f"--remove {share} of {whole} {unit} is {float(count):.4g}; valid is a whole number "
+            f"from {each} to {most}"
+            f"{f', a multiple of {each}' if each > 1 else ''}, such as {' or '.join(near)}"
+        )
+    return int(count)
