@@ -5,11 +5,11 @@ import torch
 from families import logits, make_batch, make_model
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 
-from ffmerge.adapters import add_adapters
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.compression import merge
-from ffmerge.exporting import untie
 from ffmerge.patches import count_parameters
+from ffmerge.saving.adapters import add_adapters
+from ffmerge.saving.exporting import untie
 
 FF, ATTENTION = ["up_proj", "gate_proj", "down_proj"], ["q_proj", "v_proj"]
 BATCH = make_batch("llama")
@@ -101,7 +101,7 @@ def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(small, tmp_path):
 
 def test_what_was_folded_into_shared_parameters_is_not_saved(small, tmp_path):
     """peft's own way, around all checks: parameters in two modules give it away."""
-    from ffmerge.adapters import untie_adapters
+    from ffmerge.saving.adapters import untie_adapters
 
     adapted = get_peft_model(untie_adapters(small), settings(FF))
     shake(adapted)

@@ -13,10 +13,10 @@ from families import LAYERS, MAKERS, VOCABULARY, logits, make_batch, make_labell
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2LMHeadModel
 
-from ffmerge.autoclasses import _find_place, _finish
 from ffmerge.checkpoints import find_shared_modules, load, save, shared_keys
 from ffmerge.compression import merge
 from ffmerge.patches import Plan, apply_plan
+from ffmerge.saving.autoclasses import _find_place, _finish
 from ffmerge.sublayers import find_stacks
 
 AUTO = {

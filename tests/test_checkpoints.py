@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from ffmerge.checkpoints import find_shared_modules, load, save, shared_keys, size_on_disk
 from ffmerge.compression import merge
-from ffmerge.exporting import untie
 from ffmerge.files import replacing
 from ffmerge.patches import Plan, apply_plan, count_parameters
-from ffmerge.sharing import find_uneven_widths
+from ffmerge.saving.exporting import untie
+from ffmerge.saving.sharing import find_uneven_widths
 from ffmerge.sublayers import find_stacks
 
 

@@ -18,11 +18,11 @@ from strangers import (
 import ffmerge
 from ffmerge.__main__ import build_parser, main
 from ffmerge.catalogue import list_methods
-from ffmerge.commands import ORIGIN
+from ffmerge.cli.commands import ORIGIN
+from ffmerge.cli.opening import open_model
+from ffmerge.cli.search import count_removed
+from ffmerge.cli.splits import read_splits
 from ffmerge.files import read_json
-from ffmerge.opening import open_model
-from ffmerge.search import count_removed
-from ffmerge.splits import read_splits
 from ffmerge.sublayers import find_stacks
 
 
@@ -234,7 +234,7 @@ def test_the_parts_share_nothing_and_are_as_large_as_asked(n_words, expected, tm
 
 
 def test_pictures_in_colour_and_patterns_are_read(tmp_path):
-    from ffmerge.reading import find_files
+    from ffmerge.cli.reading import find_files
 
     write_images(tmp_path, n=4)
     found = find_files(str(tmp_path / "*" / "*.png"), (".png",), 0)

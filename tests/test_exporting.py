@@ -10,8 +10,8 @@ from families import MAKERS, logits, make_batch, make_model
 
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.compression import merge
-from ffmerge.exporting import export
 from ffmerge.patches import Plan, apply_plan, count_parameters
+from ffmerge.saving.exporting import export
 from ffmerge.sublayers import find_stacks
 
 

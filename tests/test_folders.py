@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from ffmerge import files
 from ffmerge.checkpoints import load, save
 from ffmerge.compression import merge
-from ffmerge.folders import OWN
+from ffmerge.saving.folders import OWN
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_importing_ffmerge_stays_light_and_registers_with_what_comes_later():
     code = (
         "import sys, ffmerge; assert not {'torch', 'transformers'} & set(sys.modules)\n"
         "from transformers import AutoConfig, AutoModel\n"
-        "from ffmerge.wrapping import FFMergeConfig as C\n"
+        "from ffmerge.saving.wrapping import FFMergeConfig as C\n"
         "assert C in AutoModel._model_mapping and AutoConfig.for_model('ffmerge')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

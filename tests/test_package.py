@@ -16,8 +16,8 @@ import torch
 
 import ffmerge
 from ffmerge.catalogue import list_methods
+from ffmerge.cli.listing import CONTEST
 from ffmerge.files import read_json
-from ffmerge.listing import CONTEST
 from study.config import load_params
 from study.report.packaged import summarise_contest
 from study.report.reference import write_reference
@@ -75,7 +75,7 @@ def read_example(repository):
 def test_the_wheel_holds_the_package_and_neither_study_nor_workflow(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"ffmerge", f"{wheel.name[:13]}.dist-info"}
-    assert {"ffmerge/py.typed", "ffmerge/contest.json", "ffmerge/__main__.py"} <= set(names)
+    assert {"ffmerge/py.typed", "ffmerge/cli/contest.json", "ffmerge/__main__.py"} <= set(names)
     assert all(f"ffmerge/methods/{method}.py" in names for method in list_methods())
 
 
@@ -110,7 +110,8 @@ def test_the_readmes_lines_run_in_an_empty_environment(repository, wheel, tmp_pa
 def test_the_package_imports_what_it_declares_and_no_more(repository):
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     declared = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
-    extras = {re.match(r"[\w-]+", x)[0] for x in project["optional-dependencies"]["cli"]}
+    optional = (x for of_one in project["optional-dependencies"].values() for x in of_one)
+    extras = {re.match(r"[\w-]+", name)[0] for name in optional}
     always, sometimes = set(), set()
     for path in Path(ffmerge.__path__[0]).rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -124,7 +125,7 @@ def test_the_package_imports_what_it_declares_and_no_more(repository):
     assert always - known == declared
     assert {OPTIONAL.get(name, name) for name in sometimes - known} <= declared | extras
     pins = (repository / "requirements.txt").read_text()
-    assert all(f"{name}==" in pins for name in declared | extras - {"gguf"})
+    assert all(f"{name}==" in pins for name in declared | extras)
 
 
 def test_the_checkout_still_finds_study_and_workflow(repository):

@@ -13,7 +13,7 @@ Names are loaded on first use, so that reading a plan does not import torch.
 
 from importlib import import_module
 
-from ffmerge.registering import install
+from ffmerge.saving.registering import install
 
 install()
 
@@ -39,9 +39,9 @@ _FACE = {
     "cka": "similarity",
     "save": "checkpoints",
     "load": "checkpoints",
-    "export": "exporting",
-    "untie": "exporting",
-    "add_adapters": "adapters",
+    "export": "saving.exporting",
+    "untie": "saving.exporting",
+    "add_adapters": "saving.adapters",
 }
 
 __all__ = sorted(_FACE)

@@ -5,8 +5,8 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-from ffmerge import listing
 from ffmerge.catalogue import check_method
+from ffmerge.cli import listing
 
 ABOUT = """\
 Make a transformer smaller by its feed-forward (FF) sublayers: prune their neurons, or let
@@ -153,7 +153,7 @@ def _run(command: str, given: dict) -> None:
         return
     import transformers  # seconds, which neither --help nor methods need
 
-    from ffmerge import commands, compressing
+    from ffmerge.cli import commands, compressing
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -15,13 +15,13 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from ffmerge.autoclasses import load_checked, share_model_class
-from ffmerge.card import write_card
 from ffmerge.files import filling, read_json, restore, write_json
-from ffmerge.folders import CONFIG, OWN, SHARING, check_folder, size_on_disk
-from ffmerge.saveable import check_saveable, unwrap_model
-from ffmerge.sharing import find_shared_modules, remember, shared_keys
-from ffmerge.wrapping import FFMergeConfig, describe_config
+from ffmerge.saving.autoclasses import load_checked, share_model_class
+from ffmerge.saving.card import write_card
+from ffmerge.saving.folders import CONFIG, OWN, SHARING, check_folder, size_on_disk
+from ffmerge.saving.saveable import check_saveable, unwrap_model
+from ffmerge.saving.sharing import find_shared_modules, remember, shared_keys
+from ffmerge.saving.wrapping import FFMergeConfig, describe_config
 
 __all__ = ["find_shared_modules", "load", "save", "shared_keys", "size_on_disk"]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ffmerge.checks import check_arrival, check_structure, check_unshared, check_writable
 from ffmerge.files import replacing
 from ffmerge.groups import Anchor, Group, check_groups, format_layers
-from ffmerge.sharing import remember
+from ffmerge.saving.sharing import remember
 from ffmerge.sublayers import Stack, find_stacks, set_layers, set_widths, unwrap
 
 Groups = Mapping[str, tuple[Group, ...]]

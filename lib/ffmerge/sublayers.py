@@ -10,10 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 
 from ffmerge.feedforward import EXPERTS, NESTED, REASONS, FeedForward, find_sublayer
 from ffmerge.projections import PROJECTIONS, find_projections, is_attention
@@ -238,8 +234,10 @@ def _clip(part: str) -> str:
 
 def _is_causal(model: nn.Module, path: str) -> bool:
     """Whether a stack predicts: it says so, or its type of model is only used for that."""
+    from transformers.models.auto import modeling_auto  # ours register with it, and import this
+
     if any(getattr(m, "is_causal", False) for m in model.get_submodule(path).modules()):
         return True
     kind = getattr(getattr(model, "config", None), "model_type", None)
-    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not masked
+    masked = kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not masked

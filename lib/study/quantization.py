@@ -14,9 +14,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from ffmerge.adapters import untie_adapters
 from ffmerge.checkpoints import load, save
 from ffmerge.files import remove, replacing
+from ffmerge.saving.adapters import untie_adapters
 from study.sections import Adapters
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at each layer that it casts

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ffmerge.splits import collate, cut_blocks
+from ffmerge.cli.splits import collate, cut_blocks
 from study.tasks.text import train_bytes
 
 CONTEXT, BATCH = 128, 8

@@ -2,15 +2,15 @@
 
     python -m study.report.packaged
 
-writes lib/ffmerge/contest.json anew, after results/results.csv has changed.
+writes lib/ffmerge/cli/contest.json anew, after results/results.csv has changed.
 """
 
 import math
 
 import pandas as pd
 
+from ffmerge.cli.listing import CONTEST
 from ffmerge.files import write_json
-from ffmerge.listing import CONTEST
 from study.config import Params, find_root, load_params
 from study.report.results import list_models
 from study.report.standings import RATIOS, measure_contest, select_budget

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ffmerge.sharing import shared_keys
+from ffmerge.saving.sharing import shared_keys
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

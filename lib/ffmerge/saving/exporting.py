@@ -8,8 +8,8 @@ from torch import nn
 
 from ffmerge.checkpoints import load, save
 from ffmerge.files import STAGING
-from ffmerge.folders import OWN, PROCESSOR, check_folder
-from ffmerge.sharing import find_shared_modules, find_uneven_widths, remember
+from ffmerge.saving.folders import OWN, PROCESSOR, check_folder
+from ffmerge.saving.sharing import find_shared_modules, find_uneven_widths, remember
 
 
 def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") -> Path:

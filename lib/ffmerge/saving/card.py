@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
-from ffmerge.folders import MARK, size_on_disk
 from ffmerge.groups import Group
 from ffmerge.patches import Plan, count_parameters
-from ffmerge.sharing import find_uneven_widths
+from ffmerge.saving.folders import MARK, size_on_disk
+from ffmerge.saving.sharing import find_uneven_widths
 from ffmerge.sublayers import find_stacks
 
 LOADING = {

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 
-from ffmerge.sharing import find_shared_modules
+from ffmerge.saving.sharing import find_shared_modules
 
 REASON = (
     "adapters cannot be folded into weights that layers share: what is added for one is added for "

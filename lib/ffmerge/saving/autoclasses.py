@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from ffmerge.sharing import build_structure, resolve_names, share_modules
-from ffmerge.wrapping import FFMergeConfig, plain_class
+from ffmerge.saving.sharing import build_structure, resolve_names, share_modules
+from ffmerge.saving.wrapping import FFMergeConfig, plain_class
 
 
 class SharedModel:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ffmerge.saving.wrapping import describe_config
 from ffmerge.sublayers import find_stacks, set_widths
-from ffmerge.wrapping import describe_config
 
 Names = Sequence[Sequence[str]]
 

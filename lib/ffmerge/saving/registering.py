@@ -10,8 +10,8 @@ from importlib import import_module
 from importlib.abc import MetaPathFinder
 
 AFTER = {  # modules of transformers, and ours that register with them when they are imported
-    "transformers.models.auto.configuration_auto": "ffmerge.wrapping",
-    "transformers.models.auto.modeling_auto": "ffmerge.autoclasses",
+    "transformers.models.auto.configuration_auto": "ffmerge.saving.wrapping",
+    "transformers.models.auto.modeling_auto": "ffmerge.saving.autoclasses",
 }
 
 

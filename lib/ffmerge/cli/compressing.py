@@ -13,16 +13,16 @@ from torch import nn
 from ffmerge.activations import Batch
 from ffmerge.catalogue import check_method
 from ffmerge.checkpoints import save, size_on_disk
-from ffmerge.commands import ORIGIN, check_out, describe_model, tell, warn
+from ffmerge.cli.commands import ORIGIN, check_out, describe_model, tell, warn
+from ffmerge.cli.opening import Opened, open_model
+from ffmerge.cli.scoring import measure_perplexity, measure_reconstruction
+from ffmerge.cli.search import Found, count_removed, find_best, gather_evidence
+from ffmerge.cli.splits import Splits, read_splits
 from ffmerge.files import write_json
 from ffmerge.memory import estimate_memory
 from ffmerge.methods import find_method
 from ffmerge.moments import find_tokens
-from ffmerge.opening import Opened, open_model
 from ffmerge.patches import count_parameters
-from ffmerge.scoring import measure_perplexity, measure_reconstruction
-from ffmerge.search import Found, count_removed, find_best, gather_evidence
-from ffmerge.splits import Splits, read_splits
 from ffmerge.sublayers import find_stacks
 
 ALIGNED = 10_000  # tokens of features, as in the paper
@@ -75,8 +75,9 @@ def compress(request: Request) -> None:
         )
     small = best.model.to(opened.dtype).float()  # with the digits that will be saved
     after = score(small, splits.check)
-    save(small.to(opened.dtype), request.out)
-    opened.processor.save_pretrained(request.out)
+    measured = {f"{metric}, before": f"{before:.4g}", f"{metric}, after": f"{after:.4g}"}
+    how = {"method": request.method, "base": request.model, "measured": measured}
+    save(small.to(opened.dtype), request.out, opened.processor, **how)
     sizes = [count_parameters(model) for model in (opened.model, small)]
     scores = {"metric": metric, "before": before, "after": after, "parameters": sizes}
     _write_origin(request, count, best, splits, scores)

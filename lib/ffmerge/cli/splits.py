@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ffmerge.activations import Batch
-from ffmerge.opening import Opened
-from ffmerge.reading import Row, read_images, read_rows, take
+from ffmerge.cli.opening import Opened
+from ffmerge.cli.reading import Row, read_images, read_rows, take
 from ffmerge.sublayers import find_stacks
 
 IGNORED = -100  # the label of padding
@@ -45,7 +45,7 @@ def read_splits(
 
     Args:
         opened: a model, which says what its data are.
-        source: as in `ffmerge.reading`.
+        source: as in `ffmerge.cli.reading`.
         tokens: to calibrate with (for images: patches and class tokens).
         held_out: tokens to choose with, and as many to check with; where the data hold less than
             all that, a fifth of them at most.

@@ -1,0 +1,1 @@
+"""`python -m ffmerge`: the toolkit for models of anybody."""
