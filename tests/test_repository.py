@@ -29,6 +29,7 @@ STEMS = [
     "6_evals",
     "7_figures",
     "8_beyond",
+    "9_your_model",
 ]
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/*.md"]
 MODELS = ["vit-glyphs", "gpt2-docs", "marian-cldr", "olmo-dialogues"]

@@ -38,8 +38,10 @@ def find_settings(
     """
     if notebook == "7_figures":
         return _for_figures(params)
+    if notebook == "9_your_model":  # it makes its own model and data
+        return {"threads": params.threads}
     if notebook not in _FINDERS:
-        valid = ", ".join((*_FINDERS, "7_figures"))
+        valid = ", ".join((*_FINDERS, "7_figures", "9_your_model"))
         raise ValueError(f"notebook {notebook!r} has no stage; valid are {valid}")
     entry = params.model(model)
     names = {"model": model, "method": method, "variant": variant}

@@ -104,6 +104,7 @@ def make_files(root: Path, params: Params) -> dict[str, str]:
                 add("5_finetune", place, model, variant=variant)
             add("6_evals", place, model, variant=variant)
     add("7_figures")
+    add("9_your_model")
     return files
 
 
@@ -242,8 +243,14 @@ def _find_named(
     return {
         "study.tasks": [f"study.tasks.{use.task}" for use in uses],
         "study.corpora": [f"study.corpora.{name}" for name in loose],
-        "ffmerge.methods": [f"ffmerge.methods.{method}"] if method else [],
+        "ffmerge.methods": [f"ffmerge.methods.{name}" for name in _list_methods(stem, method)],
     }
+
+
+def _list_methods(stem: str, method: str | None) -> tuple[str, ...]:
+    if stem == "9_your_model":
+        return "neurons_obs_refit", "permute"
+    return (method,) if method else ()
 
 
 def _is_free(node: ast.stmt, leave_out: tuple[str, ...]) -> bool:
