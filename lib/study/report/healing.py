@@ -6,6 +6,7 @@ from study.config import Params
 from study.report.choices import find_variant, is_distilled
 from study.report.results import find_reference, read_metric, select_metric
 from study.report.style import find_look
+from study.sections import Recipe
 
 
 def table_healing(results: pd.DataFrame, params: Params, models: list[str]) -> pd.DataFrame:
@@ -29,22 +30,29 @@ def table_healing(results: pd.DataFrame, params: Params, models: list[str]) -> p
             plain = find_variant(params, model, recipe.method, recipe.ratio)
             if not is_distilled(recipe) or plain is None or reference.untuned is None:
                 continue
-            keep = read_metric(mine).retained(mine.value, reference.untuned)
-            kept = mine.assign(kept=keep).set_index(["variant", "phase", "seed"]).kept
-            tuned = [kept.xs((v, "tuned")) for v in (plain, name) if (v, "tuned") in kept.index]
-            if len(tuned) == 2:
-                rows.append(_compare(model, recipe, kept.xs((plain, "merged")).iloc[0], *tuned))
+            metric, states = read_metric(mine), dict(list(mine.groupby(["variant", "phase"])))
+            found = [states.get(state) for state in _list_states(plain, name)]
+            if all(part is not None for part in found):
+                values = [part.set_index("seed").value for part in found]
+                kept = [metric.retained(value, reference.untuned) for value in values]
+                rows.append(_compare(model, recipe, *kept))
     return pd.DataFrame(rows)
 
 
-def _compare(model: str, recipe, untuned: float, plain: pd.Series, distilled: pd.Series) -> dict:
+def _list_states(plain: str, distilled: str) -> list[tuple[str, str]]:
+    return [(plain, "merged"), (plain, "tuned"), (distilled, "tuned")]
+
+
+def _compare(
+    model: str, recipe: Recipe, untuned: pd.Series, plain: pd.Series, distilled: pd.Series
+) -> dict:
     seeds = plain.index.intersection(distilled.index)
     before, after = plain[seeds].mean(), distilled[seeds].mean()
     return {
         "Model": model,
         "Method": find_look(recipe.method)["label"],
         "Removed": recipe.ratio,
-        "Untuned (%)": f"{untuned:.1f}",
+        "Untuned (%)": f"{untuned.iloc[0]:.1f}",
         "Tuned (%)": f"{before:.1f}",
         "… with distillation (%)": f"{after:.1f}",
         "Difference": f"{after - before:+.1f}",
