@@ -238,20 +238,24 @@ def test_the_findings_quote_the_results(repository, results, model):
 
 
 def test_precision_makes_no_difference_that_three_seeds_show(repository, results):
-    """One variant of each model, tuned in float32; docs/hardware.md says the same."""
+    """One variant of each model, tuned in both precisions; docs/hardware.md says the same."""
     text = read(repository / "docs" / "hardware.md")
-    float32 = pd.read_csv(repository / "results" / "float32.csv")
-    assert (float32.trained_in == "float32").all()
-    for (model, variant, metric), part in float32.groupby(["model", "variant", "metric"]):
+    tables = {p: pd.read_csv(repository / "results" / f"{p}.csv") for p in ("bfloat16", "float32")}
+    keys = ["model", "variant", "metric"]
+    found = {p: dict(list(table.groupby(keys))) for p, table in tables.items()}
+    assert set(found["bfloat16"]) == set(found["float32"])
+    for (model, variant, metric), half in found["bfloat16"].items():
+        full = found["float32"][model, variant, metric]
+        assert half.seed.tolist() == full.seed.tolist() == [0, 1, 2]
+        d = estimate((1, full.value), (-1, half.value))
+        assert abs(d.value) < d.margin
+        p = stats.ttest_ind(full.value, half.value, equal_var=False).pvalue
+        seeds = (", ".join(f"{x:.2f}" for x in sample.value) for sample in (half, full))
+        assert f"| `{model}` | {metric} | {' | '.join(seeds)} | {p:.2f} |" in text
         rows = select_metric(results, model)
         rows = rows[(rows.variant == variant) & (rows.phase == "tuned")]
-        assert metric == rows.metric.iloc[0] and (rows.trained_in == "bfloat16").all()
-        assert part.seed.tolist() == rows.seed.tolist() == [0, 1, 2]
-        d = estimate((1, part.value), (-1, rows.value))
-        assert abs(d.value) < d.margin
-        p = stats.ttest_ind(part.value, rows.value, equal_var=False).pvalue
-        seeds = (", ".join(f"{x:.2f}" for x in sample) for sample in (rows.value, part.value))
-        assert f"| `{model}` | {metric} | {' | '.join(seeds)} | {p:.2f} |" in text
+        (precision,) = rows.trained_in.unique()  # all of a model's tunings are of one
+        assert rows.value.tolist() == found[precision][model, variant, metric].value.tolist()
 
 
 def test_a_third_merged_and_tuned_keeps_the_accuracy(repository):
