@@ -192,10 +192,10 @@ DOUBTS = (
     Doubt(
         "3",
         "Larger and newer models, more benchmarks (LLaMA, MMLU)?",
-        "SmolLM2-135M, of LLaMA's kind and pretrained by others, takes the same path before any "
-        "tuning, and is read on code documentation, on other text and on a quiz. The paper's own "
-        "models are in params.yaml, and have not been run.",
-        "[A real model](README.md#a-real-model); [params.yaml](../params.yaml)",
+        "One of LLaMA's kind that others pretrained takes the same path before any tuning, and is "
+        "read on code documentation, on other text and on a quiz. The paper's own models are in "
+        "params.yaml, and have not been run.",
+        "“A real model” on the [page](README.md); [params.yaml](../params.yaml)",
     ),
     Doubt(
         "1, 3",
