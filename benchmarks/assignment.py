@@ -1,5 +1,6 @@
 """How fast: exact solvers of the assignment problem (Eq. 2), on real and on made-up correlations.
 
+    pip install lapx==0.11.1  # which nothing else here needs
     python benchmarks/assignment.py [--pairs 3] [--widths 1536 3072 5120]
 
 Real ones are of the features that notebook 2 has left in models/; made-up ones have the spectrum

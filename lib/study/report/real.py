@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from study.config import Params
 from study.report.choices import list_main
@@ -47,8 +48,9 @@ def plot_alignments(roots: list[Path], params: Params, models: list[str]) -> Fig
             )
             if column == "after":
                 last = by_distance["mean"].iloc[-1]
-                write_beside(ax, model, (by_distance.index[-1], last), color, xytext=(4, 0))
+                write_beside(ax, model, (by_distance.index[-1], last), color, xytext=(4, -6))
         ax.set(title=f"{column} alignment", xlabel="layers between the two sublayers")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("mean correlation of matched neurons")
     furthest = max((table.b - table.a).max() for table in tables.values())
     axes[0].set_xlim(0.5, furthest + 0.5)
