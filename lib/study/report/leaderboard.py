@@ -33,11 +33,11 @@ def table_contest(results: pd.DataFrame, params: Params, ratio: str) -> pd.DataF
 def _rank(table: pd.DataFrame) -> pd.Series:
     """Methods in order, with their mean rank before tuning; the base tuned alike comes first.
 
-    Models have different methods: a rank counts how many of those that all have keep more.
+    Models have different methods: a rank counts how many of those that most models have keep more.
     """
     fair = table[table.fair & (table.family != "uncompressed")].dropna(subset="untuned")
     wide = fair.pivot(index="method", columns="model", values="untuned")
-    common = wide.dropna()
+    common = wide[wide.notna().sum(axis=1) > len(wide.columns) / 2]
     places = wide.apply(lambda kept: 1 + kept.map(lambda own: (common[kept.name] > own).sum()))
     methods = table.drop_duplicates("method").set_index("method").family
     rank = places.where(wide.notna()).mean(axis=1).reindex(methods.index).astype(float)

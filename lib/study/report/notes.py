@@ -49,7 +49,7 @@ BOARD = (
     "Quality kept, in percent as in the pictures: before → after tuning, ± half of the 95 % "
     "interval over seeds (¹: one seed). Bold: the best of those that are not larger than a merge "
     f"by more than {FAIR:.0f} points of the parameters, after tuning where more than one family "
-    "is tuned. What is not larger is ranked: by how many of the methods that all models have keep "
+    "is tuned. What is not larger is ranked: by how many of the methods that most models have keep "
     "more before tuning, the mean over models. Of whole layers the nearest number stands here, if "
     f"it is within {NEAR:.0f} points. Wanda's size is bytes, zeros not stored."
 )
