@@ -27,6 +27,7 @@ from study.report.results import (
 from study.report.scores import find_base, find_start
 from study.report.style import (
     BASE,
+    MANY,
     draw_points,
     draw_references,
     find_look,
@@ -35,6 +36,8 @@ from study.report.style import (
     make_panels,
     scale_axis,
 )
+
+RUINED = 100  # times the base's score, beyond which a linear scale shows nothing; ours
 
 
 def plot_removed(
@@ -135,7 +138,8 @@ def _name_points(ax: Axes, table: pd.DataFrame, lines: list[float]) -> None:
 def plot_windows(windows: pd.DataFrame, model: str, params: Params) -> Figure | None:
     """Figure 4: the score of every window before tuning, at each count that leaves a choice.
 
-    A window that would hide all others stands at the edge, with its score.
+    A window that would hide all others stands at the edge, with its score; where most would, the
+    scale is logarithmic.
 
     Args:
         windows: what `read_windows` returned.
@@ -160,8 +164,12 @@ def _draw_windows(ax: Axes, rows: pd.DataFrame, metric: Metric, base: float) -> 
     names = list(dict.fromkeys(rows.layers))
     values = pd.concat([rows.value, pd.Series([base])], ignore_index=True)
     low, high = find_range(values, metric)
-    room = 0.08 * (high - low)
-    ax.set_ylim(low - room, high + room)
+    if high > RUINED * base:
+        low, high = values.min(), values.max()
+        ax.set(yscale="log", ylim=(low / 2, high * 2))
+    else:
+        room = 0.08 * (high - low)
+        ax.set_ylim(low - room, high + room)
     noted = Counter()  # how many are noted at a place already
     for method, part in rows.groupby("method", sort=False):
         x, look = [names.index(name) for name in part.layers], find_look(method)
@@ -202,6 +210,8 @@ def _draw_similarity(ax: Axes, pairs: pd.DataFrame) -> None:
     )
     order = list(dict.fromkeys(a))
     wide = pairs.assign(a=a, b=b).pivot(index="a", columns="b", values="cka").loc[order, order]
+    every = 1 if len(order) <= MANY else 3
+    ticks = [label if i % every == 0 else "" for i, label in enumerate(order)]
     sns.heatmap(
         wide,
         vmin=0,
@@ -210,8 +220,8 @@ def _draw_similarity(ax: Axes, pairs: pd.DataFrame) -> None:
         square=True,
         ax=ax,
         cbar_kws={"label": "linear CKA", "shrink": 0.8},
-        xticklabels=order,
-        yticklabels=order,
+        xticklabels=ticks,
+        yticklabels=ticks,
     )
     ax.tick_params(length=0, rotation=0)
     ax.tick_params(axis="x", rotation=90 if len(stacks) > 1 else 0)

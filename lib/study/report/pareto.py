@@ -16,13 +16,15 @@ FLOOR = 75.0  # percent of the base's quality: what keeps less is drawn here, wi
 
 
 def plot_pareto(results: pd.DataFrame, params: Params) -> Figure:
-    """Every main variant of every model after tuning: its bytes, and the quality that it keeps.
+    """Every main variant of every model that was tuned: its bytes, and the quality that it keeps.
 
     Args:
         results: results.csv.
         params: which variants are the main ones.
     """
-    models = list_models(results, params)
+    sizes = {m: mark_best(measure_sizes(results, m, params)) for m in list_models(results, params)}
+    compressed = {m: table for m, table in sizes.items() if (table.method != "base").any()}
+    models, tables = list(compressed), list(compressed.values())
     columns = min(2, len(models))
     rows = -(-len(models) // columns)
     size = (WIDTH / 2 * columns, 3.2 * rows)
@@ -30,7 +32,6 @@ def plot_pareto(results: pd.DataFrame, params: Params) -> Figure:
     for ax in list(axes.flat)[len(models) :]:
         ax.remove()
     axes = list(axes.flat)[: len(models)]
-    tables = [mark_best(measure_sizes(results, model, params)) for model in models]
     for ax, model, table in zip(axes, models, tables, strict=True):
         _draw_model(ax, table)
         ax.set_title(model, fontweight="bold")
