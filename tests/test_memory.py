@@ -5,8 +5,8 @@ import torch
 from families import MAKERS, make_batch, make_model
 
 import ffmerge
-from ffmerge.alignment import align
-from ffmerge.cli.search import LazyPairs, find_best, gather_evidence
+from ffmerge.alignment import LazyPairs, align
+from ffmerge.cli.search import find_best, gather_evidence
 from ffmerge.memory import estimate_features, estimate_memory, estimate_moments
 from ffmerge.moments import collect_moments
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.sublayers import FeedForward, Stack, find_stacks, reads_tokens, unwrap
+from ffmerge.sublayers import Stack, find_stacks, reads_tokens, unwrap
 
 Batch = dict[str, Tensor]
 Features = dict[str, list[Tensor]]
@@ -41,11 +41,7 @@ def collect_features(model: nn.Module, batches: Iterable[Batch], tokens: int = 1
         ValueError: fewer than two tokens, a batch that is none, a mask of another layout, or a
             feature that is NaN or infinite.
     """
-
-    def place(ff: FeedForward) -> Place:
-        return (ff.module("W_out"), True) if ff.is_gated else (ff.module("W_in"), False)
-
-    (features,) = _collect(model, batches, tokens, [lambda stack, i: place(stack.sublayers[i])])
+    (features,) = _collect(model, batches, tokens, [find_features])
     for name, layers in features.items():
         for i, x in enumerate(layers):
             if not torch.isfinite(x).all():
@@ -60,6 +56,12 @@ def collect_features(model: nn.Module, batches: Iterable[Batch], tokens: int = 1
                 stacklevel=2,
             )
     return features
+
+
+def find_features(stack: Stack, i: int) -> Place:
+    """The features of sublayer i: what W_in puts out, or if gated what W_out reads."""
+    ff = stack.sublayers[i]
+    return (ff.module("W_out"), True) if ff.is_gated else (ff.module("W_in"), False)
 
 
 def collect_outputs(

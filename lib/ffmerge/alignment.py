@@ -5,7 +5,7 @@ A permutation p is an int64 vector: neuron p[i] of the other sublayer takes plac
 neuron i of the anchor. So `x_other[:, p]` matches `x_anchor`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +130,30 @@ def align(x_anchor: Tensor, x_other: Tensor) -> Tensor:
 def invert(p: Tensor) -> Tensor:
     """The permutation that undoes p: aligning the anchor to the other instead."""
     return torch.argsort(p)
+
+
+class LazyPairs(dict[str, Tensor]):
+    """The permutations of all pairs of a stack's sublayers, each aligned when it is asked for.
+
+    Most methods ask for a few of them: those within the windows that they try.
+    """
+
+    def __init__(self, features: Mapping[str, Sequence[Tensor]]) -> None:
+        """Args: features[stack][i] (n_tokens, d_ff) of every sublayer."""
+        super().__init__()
+        self._features = {
+            pair_name(name, a, b): (layers[a], layers[b])
+            for name, layers in features.items()
+            for b in range(len(layers))
+            for a in range(b)
+        }
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._features
+
+    def __missing__(self, name: str) -> Tensor:
+        self[name] = align(*self._features[name])
+        return self[name]
 
 
 def pair_name(stack: str, anchor: int, other: int) -> str:

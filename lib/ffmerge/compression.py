@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from ffmerge.activations import Batch, collect_features
-from ffmerge.alignment import Pairs, align, pair_name
+from ffmerge.alignment import LazyPairs, Pairs, align, pair_name
 from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.groups import Anchor, Group, find_anchor, parse_layers
 from ffmerge.methods import Evidence, find_method
@@ -97,13 +97,7 @@ def compress(
     check_plan(model, Plan())  # before anything is computed
     permutations, given = None, _give(calibration, method, ("calibration", "permutations"))
     if "permutations" in found.NEEDS:
-        features = collect_features(model, given(), tokens)
-        permutations = {
-            pair_name(name, a, b): align(layers[a], layers[b])
-            for name, layers in features.items()
-            for a in range(len(layers))
-            for b in range(a + 1, len(layers))
-        }
+        permutations = LazyPairs(collect_features(model, given(), tokens))
     evidence, n_stacks = Evidence(permutations, given), len(find_stacks(model))
     if (
         type(count) is not int

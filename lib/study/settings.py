@@ -69,7 +69,8 @@ def find_uses(notebook: str, model: Model, own: bool = True) -> dict[str, Use]:
         return {"use": model.recovery}
     if notebook == "6_evals":
         own_too = {"own": model} if model.downstream and own else {}
-        return {"use": model.recovery} | own_too | model.readings
+        readings = {f"readings.{name}": use for name, use in model.readings.items()}
+        return {"use": model.recovery} | own_too | readings
     return {}
 
 

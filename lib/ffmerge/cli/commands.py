@@ -10,7 +10,8 @@ from ffmerge.checkpoints import load, size_on_disk
 from ffmerge.files import read_json
 from ffmerge.groups import format_layers
 from ffmerge.patches import count_parameters
-from ffmerge.sublayers import FeedForward, find_stacks
+from ffmerge.saving.sharing import count_untied, group_sublayers
+from ffmerge.sublayers import find_stacks
 
 ORIGIN = "compression.json"  # beside a model's weights: how it was made
 
@@ -29,7 +30,6 @@ def inspect(folder: Path) -> None:
     check_model(folder)
     model = load(folder)
     tell("model", describe_model(model))
-    repeated = 0  # parameters that sharing saves
     for name, stack in find_stacks(model).items():
         groups = group_sublayers(stack.sublayers)
         shared = [format_layers(layers) for layers in groups if len(layers) > 1]
@@ -37,9 +37,8 @@ def inspect(folder: Path) -> None:
         widths = [ff.d_ff for ff in stack.sublayers]
         span = f"{min(widths)}" if len(set(widths)) == 1 else f"{min(widths)} to {max(widths)}"
         tell(name, f"{len(stack)} layers, {text}; d_ff {span}")
-        repeated += sum(stack.sublayers[i].n_parameters for layers in groups for i in layers[1:])
     n, n_bytes = count_parameters(model), size_on_disk(folder)
-    tell("size", f"{n:,} parameters ({n + repeated:,} without sharing), {n_bytes:,} bytes")
+    tell("size", f"{n:,} parameters ({count_untied(model):,} without sharing), {n_bytes:,} bytes")
     if not (folder / ORIGIN).exists():
         tell("origin", f"not told: there is no {ORIGIN}")
         return
@@ -88,14 +87,6 @@ def describe_model(model: nn.Module) -> str:
     n = count_parameters(model)
     share = sum(ff.n_parameters for ff in first) / n
     return f"{type(model).__name__}, {layers} layers, {n:,} parameters, {share:.0%} in FF sublayers"
-
-
-def group_sublayers(sublayers: tuple[FeedForward, ...]) -> list[list[int]]:
-    """The layers that share an FF, together; a layer with one of its own alone."""
-    groups: dict[nn.Module, list[int]] = {}
-    for i, ff in enumerate(sublayers):
-        groups.setdefault(ff.module("W_out"), []).append(i)
-    return list(groups.values())
 
 
 def warn(text: str) -> None:

@@ -55,7 +55,7 @@ def open_model(source: str) -> Opened:
     is_gguf = path.suffix == ".gguf"
     try:
         if is_gguf:
-            model = _open_gguf(path)
+            model = open_gguf(path)
         else:
             model = load(path if path.exists() else source)
     except (OSError, ImportError) as error:
@@ -68,8 +68,12 @@ def open_model(source: str) -> Opened:
     return Opened(model.float().eval(), _open_processor(source, reads, is_gguf), reads, dtype)
 
 
-def _open_gguf(path: Path) -> PreTrainedModel:
-    """Its quantized weights as plain numbers; the model that is saved is a usual one."""
+def open_gguf(path: Path) -> PreTrainedModel:
+    """A GGUF file's quantized weights as plain numbers; the model that is saved is a usual one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path.name}")
     return AutoModelForCausalLM.from_pretrained(

@@ -4,39 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from torch import Tensor, nn
+from torch import nn
 
-from ffmerge.activations import Batch, Features
-from ffmerge.alignment import align, pair_name
+from ffmerge.activations import Batch
+from ffmerge.alignment import LazyPairs
 from ffmerge.memory import collect_half
 from ffmerge.methods import Evidence, find_method
 from ffmerge.patches import Plan, apply_patch
 from ffmerge.selection import choose, score_plans
 from ffmerge.sublayers import find_depths
-
-
-class LazyPairs(dict[str, Tensor]):
-    """The permutations of all pairs of a stack's sublayers, each aligned when it is asked for.
-
-    Most methods ask for a few of them: those within the windows that they try.
-    """
-
-    def __init__(self, features: Features) -> None:
-        """Args: features of every sublayer."""
-        super().__init__()
-        self._features = {
-            pair_name(name, a, b): (layers[a], layers[b])
-            for name, layers in features.items()
-            for b in range(len(layers))
-            for a in range(b)
-        }
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._features
-
-    def __missing__(self, name: str) -> Tensor:
-        self[name] = align(*self._features[name])
-        return self[name]
 
 
 @dataclass(frozen=True)

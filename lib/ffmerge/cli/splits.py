@@ -12,9 +12,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ffmerge.activations import Batch
 from ffmerge.cli.opening import Opened
 from ffmerge.cli.reading import Row, read_images, read_rows, take
+from ffmerge.cli.scoring import IGNORED
 from ffmerge.sublayers import find_stacks
 
-IGNORED = -100  # the label of padding
 LEAST = 5  # examples: three to calibrate with, one to choose with, one to check with
 BATCH = 1024  # tokens that run at a time: their logits are what takes memory
 Example = dict[str, Tensor]

@@ -8,7 +8,7 @@ from torch import nn
 from ffmerge.groups import Group
 from ffmerge.patches import Plan, count_parameters
 from ffmerge.saving.folders import MARK, size_on_disk
-from ffmerge.saving.sharing import find_uneven_widths
+from ffmerge.saving.sharing import count_untied, find_uneven_widths, group_sublayers
 from ffmerge.sublayers import find_stacks
 
 LOADING = {
@@ -35,10 +35,8 @@ def find_plan(model: nn.Module) -> Plan:
     """What was done to a model: as it remembers, unless its structure tells another story."""
     groups = {}
     for name, stack in find_stacks(model).items():
-        layers: dict[nn.Module, list[int]] = {}
-        for i, ff in enumerate(stack.sublayers):
-            layers.setdefault(ff.module("W_out"), []).append(i)
-        found = tuple(Group(tuple(of), of[0]) for of in layers.values() if len(of) > 1)
+        layers = group_sublayers(stack.sublayers)
+        found = tuple(Group(tuple(of), of[0]) for of in layers if len(of) > 1)
         groups |= {name: found} if found else {}
     known = Plan.from_json(getattr(model, "ffmerge_plan", {}))
     if known != Plan() and bool(known.groups) == bool(groups):
@@ -65,7 +63,7 @@ def write_card(
         measured: numbers to report, by what they are.
     """
     plan = find_plan(model)
-    held, untied = count_parameters(model), _count_untied(model)
+    held, untied = count_parameters(model), count_untied(model)
     rows = {
         "base": base,
         "method": method,
@@ -82,13 +80,6 @@ def write_card(
     text = loading.format(auto=_find_auto(model), name=name)
     lines = [*front, "", title, "", "| | |", "|---|---|", *table, "", "## Load it", "", text]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
-
-
-def _count_untied(model: nn.Module) -> int:
-    of_sublayers = [ff for stack in find_stacks(model).values() for ff in stack.sublayers]
-    held = {m: 0 for ff in of_sublayers for m in map(ff.module, ff.names)}
-    once = sum(p.numel() for module in held for p in module.parameters())
-    return count_parameters(model) - once + sum(ff.n_parameters for ff in of_sublayers)
 
 
 def _describe_plan(plan: Plan) -> str:

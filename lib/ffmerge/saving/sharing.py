@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ffmerge.saving.wrapping import describe_config
-from ffmerge.sublayers import find_stacks, set_widths
+from ffmerge.sublayers import FeedForward, find_stacks, set_widths
 
 Names = Sequence[Sequence[str]]
 
@@ -42,6 +42,25 @@ def shared_keys(model: nn.Module) -> dict[str, str]:
         for parameter, _ in model.get_submodule(group[0]).named_parameters(recurse=False)
         for name in group[1:]
     }
+
+
+def group_sublayers(sublayers: Sequence[FeedForward]) -> list[list[int]]:
+    """The layers that share an FF, together; a layer with one of its own alone."""
+    groups: dict[nn.Module, list[int]] = {}
+    for i, ff in enumerate(sublayers):
+        groups.setdefault(ff.module("W_out"), []).append(i)
+    return list(groups.values())
+
+
+def count_untied(model: nn.Module) -> int:
+    """Number of parameters if every layer had an FF of its own."""
+    repeated = (
+        stack.sublayers[i].n_parameters
+        for stack in find_stacks(model).values()
+        for layers in group_sublayers(stack.sublayers)
+        for i in layers[1:]
+    )
+    return sum(parameter.numel() for parameter in model.parameters()) + sum(repeated)
 
 
 def find_uneven_widths(model: nn.Module) -> dict[str, list[int]]:

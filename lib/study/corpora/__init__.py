@@ -54,6 +54,22 @@ def write_split(rows: "Dataset", folder: Path, split: str) -> None:
     rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
+def write_splits(rows: list[dict], folder: Path, **sizes: int) -> None:
+    """Write rows as splits, one after the other from the first row on.
+
+    Args:
+        rows: as many as all splits take, or more.
+        folder: an existing one.
+        sizes: split to its number of rows, in the order in which they take them.
+    """
+    from datasets import Dataset
+
+    start = 0
+    for split, n in sizes.items():
+        write_split(Dataset.from_list(rows[start : start + n]), folder, split)
+        start += n
+
+
 def count_rows(folder: Path, split: str) -> int:
     """Number of examples in the Parquet files of a split."""
     return sum(parquet.read_metadata(file).num_rows for file in folder.glob(f"{split}-*.parquet"))

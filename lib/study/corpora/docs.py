@@ -9,10 +9,9 @@ import random
 from importlib.util import find_spec
 from pathlib import Path
 
-from datasets import Dataset
 from tqdm import tqdm
 
-from study.corpora import write_split
+from study.corpora import write_splits
 
 PACKAGES = ("numpy", "scipy", "pandas", "matplotlib", "torch", "networkx", "sympy")
 SHORTEST = 120  # characters; shorter ones say little more than the name
@@ -34,11 +33,8 @@ def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
             f"params.yaml: corpora.docs asks for {train + validation + test} documents; the "
             f"installed packages hold {len(documents)}"
         )
-    start = 0
-    for split, n in (("validation", validation), ("test", test), ("train", train)):
-        dataset = Dataset.from_dict({"text": documents[start : start + n]})
-        write_split(dataset, folder, split)
-        start += n
+    rows = [{"text": text} for text in documents]
+    write_splits(rows, folder, validation=validation, test=test, train=train)
 
 
 def read_docstrings() -> list[str]:

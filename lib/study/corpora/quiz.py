@@ -10,9 +10,8 @@ from pathlib import Path
 
 from babel import Locale
 from babel.core import get_global
-from datasets import Dataset
 
-from study.corpora import write_split
+from study.corpora import write_splits
 
 ENGLISH = Locale("en")
 N_CHOICES = 4
@@ -32,15 +31,13 @@ def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
     Raises:
         ValueError: fewer questions than asked for.
     """
-    rows, start = make_questions(), 0
+    rows = make_questions()
     if train + validation + test > len(rows):
         raise ValueError(
             f"params.yaml: corpora.quiz asks for {train + validation + test} questions; there are "
             f"{len(rows)}"
         )
-    for split, n in (("test", test), ("validation", validation), ("train", train)):
-        write_split(Dataset.from_list(rows[start : start + n]), folder, split)
-        start += n
+    write_splits(rows, folder, test=test, validation=validation, train=train)
 
 
 def make_questions() -> list[dict]:

@@ -24,6 +24,7 @@ def plot_pareto(results: pd.DataFrame, params: Params) -> Figure:
     """
     sizes = {m: mark_best(measure_sizes(results, m, params)) for m in list_models(results, params)}
     compressed = {m: table for m, table in sizes.items() if (table.method != "base").any()}
+    compressed = compressed or sizes  # or the bases, where there is nothing else
     models, tables = list(compressed), list(compressed.values())
     columns = min(2, len(models))
     rows = -(-len(models) // columns)
