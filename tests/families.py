@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from ffmerge.activations import collect_features
-from ffmerge.alignment import align, pair_name
+from ffmerge.alignment import align
 from ffmerge.methods import Evidence
+from ffmerge.pairs import pair_name
 
 LAYERS, VOCABULARY = 4, 40
 TEXT = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}

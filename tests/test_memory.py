@@ -3,12 +3,19 @@
 import pytest
 import torch
 from families import MAKERS, make_batch, make_model
+from safetensors.torch import save_file
 
 import ffmerge
-from ffmerge.alignment import LazyPairs, align
+from ffmerge.activations import collect_outputs
+from ffmerge.aligning import align_pairs, count_workers
+from ffmerge.alignment import align, correlate
 from ffmerge.cli.search import find_best, gather_evidence
 from ffmerge.memory import estimate_features, estimate_memory, estimate_moments
-from ffmerge.moments import collect_moments
+from ffmerge.moments import collect_moments, find_hidden, gather_moments
+from ffmerge.pairs import LazyPairs
+from ffmerge.recording import record_features, record_outputs
+from ffmerge.similarity import compare_sublayers
+from ffmerge.sublayers import find_stacks
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -54,6 +61,79 @@ def test_pairs_are_aligned_when_they_are_asked_for_and_as_ever():
     layers = features["decoder"]
     assert torch.equal(pairs["decoder.1.2"], align(layers[1], layers[2]))
     assert list(pairs) == ["decoder.1.2"]
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_recorded_features_are_the_collected_ones_to_the_byte(family, tmp_path):
+    model, batches = make_model(family), [make_batch(family, padded=True, seed=s) for s in (0, 1)]
+    features = ffmerge.collect_features(model, batches, 60)
+    flat = {f"{name}.{i}": x for name, layers in features.items() for i, x in enumerate(layers)}
+    save_file(flat, tmp_path / "collected")
+    recorded = record_features(model, batches, tmp_path / "recorded", 60)
+    assert (tmp_path / "recorded").read_bytes() == (tmp_path / "collected").read_bytes()
+    assert list(recorded) == list(features)
+    assert {path.name for path in tmp_path.iterdir()} == {"recorded", "collected"}
+
+    kinds = zip(collect_outputs(model, batches, 60), _record(model, batches, tmp_path), strict=True)
+    for collected, written in kinds:
+        assert compare_sublayers(collected) == compare_sublayers(written)
+
+
+def _record(model, batches, folder):
+    return record_outputs(model, batches, folder / "outputs", 60)
+
+
+def test_a_feature_that_half_precision_cannot_hold_is_refused_and_nothing_is_left(tmp_path):
+    model = make_model("gpt2")
+    with torch.no_grad():
+        find_stacks(model)["decoder"].sublayers[2].module("W_in").bias.fill_(1e5)
+    options = {"tokens": 60, "dtype": torch.float16}
+    with pytest.raises(ValueError, match="FF sublayer 2 of the decoder hold NaN or infinite"):
+        record_features(model, [make_batch("gpt2")], tmp_path / "features", **options)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="dtype is int8; valid are float32, float16, bfloat16"):
+        record_features(model, [], tmp_path / "features", dtype=torch.int8)
+
+
+def test_pairs_aligned_in_parallel_are_those_aligned_alone():
+    features = ffmerge.collect_features(make_model("marian"), [make_batch("marian", n=20)], 200)
+    pairs = [(0, 1), (0, 3), (2, 3)]
+    found = list(align_pairs(features, pairs))
+    assert [(pair.stack, pair.a, pair.b) for pair in found] == [
+        (stack, *pair) for stack in features for pair in pairs
+    ]
+    for pair in found:
+        x, y = (features[pair.stack][i] for i in (pair.a, pair.b))
+        assert torch.equal(pair.permutation, align(x, y))
+        assert pair.after == pytest.approx(
+            float(correlate(x, y[:, pair.permutation]).diag().mean())
+        )
+
+
+def test_a_budget_decides_how_many_problems_are_solved_at_a_time(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    wide = {"n_tokens": 20_000, "d_ff": 11_008, "itemsize": 2}
+    assert count_workers(**wide, budget=16 * 10**9) == 5
+    with pytest.raises(ValueError, match=r"budget is 4.0 GB; valid are 7.8 GB and more for a pair"):
+        count_workers(**wide, budget=4 * 10**9)
+    assert count_workers(10_000, 256, 4) == 64
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_moments_within_a_budget_are_those_without_one(family):
+    model, batches = make_model(family), [make_batch(family, padded=True, seed=s) for s in (0, 1)]
+    stacks = find_stacks(model)
+    keys = [(name, i) for name, stack in stacks.items() for i in range(len(stack))]
+    d_ff = max(ff.d_ff for stack in stacks.values() for ff in stack.sublayers)
+    whole = gather_moments(model, iter(batches), 60, find_hidden, keys)
+    parts = gather_moments(model, iter(batches), 60, find_hidden, keys, budget=8 * 4 * d_ff**2)
+    assert whole.keys() == parts.keys()
+    for key, moments in whole.items():
+        assert moments.n == parts[key].n
+        assert torch.equal(moments.mean, parts[key].mean)
+        assert torch.equal(moments.covariance, parts[key].covariance)
+    with pytest.raises(ValueError, match=r"budget is 0\.0 GB; valid are"):
+        gather_moments(model, iter(batches), 60, find_hidden, keys, budget=8 * 2 * d_ff**2)
 
 
 @pytest.mark.parametrize("method", ["permute", "refit", "groups", "pool", "neurons_obs_budget"])

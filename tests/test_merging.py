@@ -6,10 +6,11 @@ from families import LAYERS, MAKERS, logits, make_batch, make_model
 from torch import nn
 
 from ffmerge.activations import collect_features
-from ffmerge.alignment import align, load_pairs, pair_name, save_pairs
+from ffmerge.alignment import align
 from ffmerge.compression import merge
 from ffmerge.groups import Group, list_pairs, window
 from ffmerge.methods import Evidence, find_method
+from ffmerge.pairs import load_pairs, pair_name, save_pairs
 from ffmerge.patches import Plan, apply_patch, count_parameters
 from ffmerge.sublayers import find_stacks
 from ffmerge.weights import average, permute

@@ -44,18 +44,36 @@ def collect_features(model: nn.Module, batches: Iterable[Batch], tokens: int = 1
     (features,) = _collect(model, batches, tokens, [find_features])
     for name, layers in features.items():
         for i, x in enumerate(layers):
-            if not torch.isfinite(x).all():
-                raise ValueError(
-                    f"features of FF sublayer {i} of the {name} hold NaN or infinite values; "
-                    "valid are finite numbers: check the model's weights and dtype"
-                )
-        if len(layers[0]) < layers[0].shape[1]:
-            warnings.warn(
-                f"features of the {name} hold {len(layers[0])} tokens for {layers[0].shape[1]} "
-                "neurons; which neurons are alike is mostly chance with fewer tokens than neurons",
-                stacklevel=2,
-            )
+            check_features(x, name, i)
+        warn_of_few(name, *layers[0].shape)
     return features
+
+
+def check_features(x: Tensor, stack: str, i: int) -> None:
+    """Check that the features of a sublayer are numbers.
+
+    Args:
+        x: (n_tokens, width).
+        stack, i: which sublayer's, for the message.
+
+    Raises:
+        ValueError: NaN or infinite ones.
+    """
+    if not torch.isfinite(x).all():
+        raise ValueError(
+            f"features of FF sublayer {i} of the {stack} hold NaN or infinite values; "
+            "valid are finite numbers: check the model's weights and dtype"
+        )
+
+
+def warn_of_few(stack: str, n: int, d_ff: int) -> None:
+    """Warn where a stack's features hold fewer tokens than neurons."""
+    if n < d_ff:
+        warnings.warn(
+            f"features of the {stack} hold {n} tokens for {d_ff} neurons; which neurons are alike "
+            "is mostly chance with fewer tokens than neurons",
+            stacklevel=3,
+        )
 
 
 def find_features(stack: Stack, i: int) -> Place:
@@ -77,16 +95,18 @@ def collect_outputs(
     Returns:
         FF outputs and attention outputs, each [stack][i]: (n_tokens, d_model), float32 on CPU.
     """
-    ff, attention = _collect(
-        model,
-        batches,
-        tokens,
-        [
-            lambda stack, i: (stack.sublayers[i].module("W_out"), False),
-            lambda stack, i: (stack.attention_outputs()[i], False),
-        ],
-    )
+    ff, attention = _collect(model, batches, tokens, [find_outputs, find_attention_outputs])
     return ff, attention
+
+
+def find_outputs(stack: Stack, i: int) -> Place:
+    """The output of sublayer i, before the residual sum."""
+    return stack.sublayers[i].module("W_out"), False
+
+
+def find_attention_outputs(stack: Stack, i: int) -> Place:
+    """The output of the self-attention of layer i, before the residual sum."""
+    return stack.attention_outputs()[i], False
 
 
 def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:
@@ -212,9 +232,16 @@ def _collect(
 
     observe(model, batches, tokens, places, keep)
     return [
-        {name: [torch.cat(rows) for rows in layers] for name, layers in features.items()}
+        {name: [_join(rows) for rows in layers] for name, layers in features.items()}
         for features in kept
     ]
+
+
+def _join(rows: list[Tensor]) -> Tensor:
+    """All rows as one tensor; the pieces are let go, so that memory never holds all twice."""
+    joined = torch.cat(rows)
+    rows.clear()
+    return joined
 
 
 @torch.no_grad()

@@ -5,25 +5,18 @@ A permutation p is an int64 vector: neuron p[i] of the other sublayer takes plac
 neuron i of the anchor. So `x_other[:, p]` matches `x_anchor`.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-
-from ffmerge.groups import Group
-
-Pairs = dict[str, Tensor]  # "decoder.3.7": the permutation that aligns sublayer 7 to sublayer 3
 
 
 class RunningCorrelation:
     """The cross-correlation C of two sublayers' features, chunk by chunk (Eq. 1).
 
     Products of float32 chunks are summed in float64, around the first chunk's mean, so that large
-    means cost no precision.
+    means cost no precision. All of it is on the chunks' device; sums on the CPU where that device
+    has no float64.
 
     Invariant: whatever the chunks, `value()` is what `numpy.corrcoef` gives for all rows at once.
     """
@@ -41,42 +34,50 @@ class RunningCorrelation:
             raise ValueError(f"x has {len(x)} tokens and y {len(y)}; valid is the same number")
         if self.n == 0:
             self.shift_x, self.shift_y = x.float().mean(0), y.float().mean(0)
-            self.sum_x = torch.zeros(x.shape[1], dtype=torch.float64)
-            self.sum_y = torch.zeros(y.shape[1], dtype=torch.float64)
+            exact = {"dtype": torch.float64, "device": find_exact_device(x.device)}
+            self.sum_x, self.sum_y = (torch.zeros(z.shape[1], **exact) for z in (x, y))
             self.sum_xx, self.sum_yy = torch.zeros_like(self.sum_x), torch.zeros_like(self.sum_y)
-            self.sum_xy = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+            self.sum_xy = torch.zeros(x.shape[1], y.shape[1], **exact)
         x, y = x.float() - self.shift_x, y.float() - self.shift_y
         self.n += len(x)
+        self.sum_xy += (x.T @ y).to(self.sum_xy)
+        x, y = x.to(self.sum_x.device), y.to(self.sum_y.device)
         self.sum_x += x.sum(0, dtype=torch.float64)
         self.sum_y += y.sum(0, dtype=torch.float64)
         self.sum_xx += x.square().sum(0, dtype=torch.float64)
         self.sum_yy += y.square().sum(0, dtype=torch.float64)
-        self.sum_xy += (x.T @ y).double()
 
     def value(self) -> Tensor:
-        """C: (d_x, d_y) float64 in [-1, 1]; a dead (constant) neuron correlates 0, never NaN.
+        """C: (d_x, d_y) float64 in [-1, 1], on the CPU; a dead (constant) neuron correlates 0.
 
         Raises:
             ValueError: fewer than two rows so far.
         """
         if self.n < 2:
             raise ValueError(f"features hold {self.n} tokens; valid are two or more")
-        covariance = self.sum_xy - torch.outer(self.sum_x, self.sum_y) / self.n
+        # in place: at d_ff 11,008 each matrix of this size weighs 1 GB
+        C = torch.outer(self.sum_x, self.sum_y).div_(self.n)
+        torch.sub(self.sum_xy, C, out=C)
         norm_x = _centered_norm(self.sum_x, self.sum_xx, self.n)
         norm_y = _centered_norm(self.sum_y, self.sum_yy, self.n)
         scale = torch.outer(norm_x, norm_y)
-        return torch.where(scale > 0, covariance / scale, 0.0).clamp(-1, 1)
+        C.div_(scale).masked_fill_(~(scale > 0), 0.0)  # never NaN
+        return C.clamp_(-1, 1).cpu()
 
 
-def correlate(x_anchor: Tensor, x_other: Tensor, chunk: int = 4096) -> Tensor:
+def correlate(
+    x_anchor: Tensor, x_other: Tensor, chunk: int = 4096, device: str | torch.device | None = None
+) -> Tensor:
     """Correlation of every neuron of the anchor with every neuron of another sublayer (Eq. 1).
 
     Args:
         x_anchor, x_other: features, (n_tokens, d_ff) each, the same tokens in the same order.
         chunk: rows per float32 matrix product.
+        device: where products are computed, chunk by chunk; where the features are if left out.
 
     Returns:
-        C: (d_ff, d_ff) float64; C[i, j] is neuron i of the anchor against neuron j of the other.
+        C: (d_ff, d_ff) float64, on the CPU; C[i, j] is neuron i of the anchor against neuron j of
+        the other.
 
     Raises:
         ValueError: fewer than two tokens, another number of tokens, NaN or infinite features.
@@ -86,8 +87,13 @@ def correlate(x_anchor: Tensor, x_other: Tensor, chunk: int = 4096) -> Tensor:
             raise ValueError(f"{name} holds NaN or infinite values; valid are finite numbers")
     running = RunningCorrelation()
     for x, y in zip(x_anchor.split(chunk), x_other.split(chunk), strict=True):
-        running.update(x, y)
+        running.update(x.to(device), y.to(device))
     return running.value()
+
+
+def find_exact_device(device: torch.device) -> torch.device:
+    """Where float64 sums of a device's numbers are kept: there, or for Apple's on the CPU."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def solve_assignment(C: Tensor) -> Tensor:
@@ -130,80 +136,6 @@ def align(x_anchor: Tensor, x_other: Tensor) -> Tensor:
 def invert(p: Tensor) -> Tensor:
     """The permutation that undoes p: aligning the anchor to the other instead."""
     return torch.argsort(p)
-
-
-class LazyPairs(dict[str, Tensor]):
-    """The permutations of all pairs of a stack's sublayers, each aligned when it is asked for.
-
-    Most methods ask for a few of them: those within the windows that they try.
-    """
-
-    def __init__(self, features: Mapping[str, Sequence[Tensor]]) -> None:
-        """Args: features[stack][i] (n_tokens, d_ff) of every sublayer."""
-        super().__init__()
-        self._features = {
-            pair_name(name, a, b): (layers[a], layers[b])
-            for name, layers in features.items()
-            for b in range(len(layers))
-            for a in range(b)
-        }
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._features
-
-    def __missing__(self, name: str) -> Tensor:
-        self[name] = align(*self._features[name])
-        return self[name]
-
-
-def pair_name(stack: str, anchor: int, other: int) -> str:
-    """How the permutation of a pair of sublayers is called in the file of all pairs."""
-    return f"{stack}.{anchor}.{other}"
-
-
-def save_pairs(pairs: Pairs, path: Path) -> None:
-    """Write the permutations of all pairs, 32 bits a neuron."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.to(torch.int32) for name, p in sorted(pairs.items())}, path)
-
-
-def load_pairs(path: Path) -> Pairs:
-    """Read the permutations of all pairs as int64 vectors."""
-    return {name: p.long() for name, p in load_file(path).items()}
-
-
-def select_permutations(
-    pairs: Pairs, groups: Mapping[str, tuple[Group, ...]]
-) -> dict[str, dict[int, Tensor]]:
-    """The permutations that align groups to their anchors, from those of all pairs.
-
-    A pair that is known the other way round is inverted: it is the same assignment problem.
-
-    Args:
-        pairs: one permutation for each pair, by its name.
-        groups: stack to groups.
-
-    Returns:
-        permutations[stack][i]: (d_ff,); anchors have none.
-
-    Raises:
-        ValueError: a pair of a group has no permutation.
-    """
-    permutations: dict[str, dict[int, Tensor]] = {}
-    for stack, a, i in (
-        (name, g.anchor, i) for name in groups for g in groups[name] for i in g.others
-    ):
-        if pair_name(stack, a, i) in pairs:
-            p = pairs[pair_name(stack, a, i)]
-        elif pair_name(stack, i, a) in pairs:
-            p = invert(pairs[pair_name(stack, i, a)])
-        else:
-            raise ValueError(
-                f"sublayers {a} and {i} of the {stack} have no permutation; valid are pairs that "
-                "were aligned before"
-            )
-        permutations.setdefault(stack, {})[i] = p
-    return permutations
 
 
 def _centered_norm(total: Tensor, total_of_squares: Tensor, n: int) -> Tensor:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from ffmerge.activations import Batch, collect_features
-from ffmerge.alignment import LazyPairs, Pairs, align, pair_name
+from ffmerge.alignment import align
 from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.groups import Anchor, Group, find_anchor, parse_layers
 from ffmerge.methods import Evidence, find_method
+from ffmerge.pairs import LazyPairs, Pairs, pair_name
 from ffmerge.patches import Plan, apply_patch, check_plan
 from ffmerge.selection import choose, score_plans
 from ffmerge.sublayers import Stack, find_stacks, unwrap

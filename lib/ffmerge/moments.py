@@ -4,16 +4,19 @@ They are the evidence of least squares and of pruning neurons: how the hidden ac
 W_out reads vary together.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ffmerge.activations import Batch, FindPlace, Place, observe
+from ffmerge.activations import Batch, FindPlace, Place, observe, peek
+from ffmerge.alignment import find_exact_device
+from ffmerge.spilling import spill
 from ffmerge.sublayers import Stack, find_depths, find_stacks
 
 Key = tuple[str, int]  # stack, layer
+BUDGET = 8 * 10**9  # bytes
 TOKENS_PER_NEURON = 50  # published calibrations saturate at about 25
 
 
@@ -49,20 +52,20 @@ class RunningMoments:
     def update(self, rows: Tensor) -> None:
         """Add rows: (n, d)."""
         if self.n == 0:
-            d, device = rows.shape[1], rows.device
-            self.shift = rows.mean(0)
-            self.sum = torch.zeros(d, dtype=torch.float64, device=device)
-            self.products = torch.zeros(d, d, dtype=torch.float64, device=device)
+            d, self.shift = rows.shape[1], rows.mean(0)
+            exact = {"dtype": torch.float64, "device": find_exact_device(rows.device)}
+            self.sum, self.products = torch.zeros(d, **exact), torch.zeros(d, d, **exact)
         rows = rows - self.shift
         self.n += len(rows)
-        self.sum += rows.sum(0, dtype=torch.float64)
-        self.products += (rows.T @ rows).double()
+        self.products += (rows.T @ rows).to(self.products)
+        self.sum += rows.to(self.sum.device).sum(0, dtype=torch.float64)
 
     def value(self) -> Moments:
         """The moments of all rows so far, on the CPU."""
         mean = self.sum / self.n  # around the shift
-        covariance = self.products / self.n - torch.outer(mean, mean)
-        return Moments((mean + self.shift.double()).cpu(), covariance.cpu(), self.n)
+        covariance = torch.outer(mean, mean)
+        torch.sub(self.products / self.n, covariance, out=covariance)  # a large one less
+        return Moments((mean + self.shift.to(mean)).cpu(), covariance.cpu(), self.n)
 
 
 def collect_moments(
@@ -94,23 +97,86 @@ def gather_moments(
     place: FindPlace,
     keys: Iterable[Key],
     compute: Callable[[Key, Tensor], Tensor] = lambda key, x: x,
+    budget: int = BUDGET,
 ) -> dict[Key, Moments]:
     """The moments of what is seen, or computed from what is seen, at some FF sublayers.
+
+    Where a budget of memory does not hold all, the data pass several times, for some sublayers
+    each, and what is done is put on disk (`ffmerge.spilling`).
 
     Args:
         model, batches, tokens: as in `collect_moments`.
         place: where to look, `find_inputs` or `find_hidden`.
         keys: stack and layer of each sublayer.
         compute: from a key and what is seen there, (n_tokens, width), to the rows that count.
+        budget: bytes.
+
+    Raises:
+        ValueError: the budget does not hold one sublayer's.
+
+    Invariant: the budget changes no number.
     """
-    running = {key: RunningMoments() for key in keys}
+    keys, tokens, found = list(keys), tokens or find_tokens(model), {}
+    first, batches = peek(batches)
+    size = _count_at_once(model, keys, first, place, compute, budget)
+    used: list[Batch] = []  # by the first pass, for those after it
+    for start in range(0, len(keys), size):
+        running = {key: RunningMoments() for key in keys[start : start + size]}
+
+        def receive(number: int, name: str, i: int, x: Tensor, running: dict = running) -> None:
+            if (name, i) in running:
+                running[name, i].update(compute((name, i), x))
+
+        given = used if start else _remember(batches, used) if size < len(keys) else batches
+        observe(model, given, tokens, [place], receive)
+        for key in list(running):  # one by one: never the sums and covariances of all
+            moments = running.pop(key).value()
+            found[key] = moments if size >= len(keys) else _spill(moments)
+    return found
+
+
+def _count_at_once(
+    model: nn.Module,
+    keys: list[Key],
+    batch: Batch | None,
+    place: FindPlace,
+    compute: Callable[[Key, Tensor], Tensor],
+    budget: int,
+) -> int:
+    """How many sublayers' moments a budget of memory holds while they are gathered.
+
+    Raises:
+        ValueError: not even one's.
+    """
+    widest = max(ff.d_ff for stack in find_stacks(model).values() for ff in stack.sublayers)
+    if len(keys) * 8 * (2 * widest) ** 2 <= budget or batch is None:  # at most twice as wide
+        return len(keys)
+    widths = []
 
     def receive(number: int, name: str, i: int, x: Tensor) -> None:
-        if (name, i) in running:
-            running[name, i].update(compute((name, i), x))
+        if (name, i) in keys:
+            widths.append(compute((name, i), x[:1]).shape[1])
 
-    observe(model, batches, tokens or find_tokens(model), [place], receive)
-    return {key: moments.value() for key, moments in running.items()}
+    observe(model, [batch], 1, [place], receive)
+    room = budget // (8 * max(widths) ** 2) - 2  # and a product, in float32 and 64
+    if room < 1:
+        least = 3 * 8 * max(widths) ** 2
+        raise ValueError(
+            f"budget is {budget / 1e9:.1f} GB; valid are {least / 1e9:.1f} GB and more for second "
+            f"moments of {max(widths):,} numbers"
+        )
+    return min(len(keys), room)
+
+
+def _remember(batches: Iterable[Batch], used: list[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        used.append(batch)
+        yield batch
+
+
+def _spill(moments: Moments) -> Moments:
+    kept = spill({"mean": moments.mean, "covariance": moments.covariance})
+    return replace(moments, **kept)
 
 
 def find_inputs(stack: Stack, i: int) -> Place:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ffmerge.activations import Batch, peek
-from ffmerge.alignment import Pairs, select_permutations
 from ffmerge.groups import Group
 from ffmerge.methods import Evidence
+from ffmerge.pairs import Pairs, select_permutations
 from ffmerge.patches import Plan
 from ffmerge.refitting import collect_inputs, compute_output, learn_activation
 from ffmerge.sublayers import find_depths, find_stacks

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ffmerge.activations import Batch, peek
-from ffmerge.alignment import Pairs, select_permutations
 from ffmerge.groups import Group
 from ffmerge.importance import find_order
 from ffmerge.leastsquares import RIDGE, second_moments, solve_ridge
 from ffmerge.moments import Key, Moments, find_inputs, gather_moments
+from ffmerge.pairs import Pairs, select_permutations
 from ffmerge.patches import Patch, Plan, check_plan
 from ffmerge.refitting import compute_hidden, learn_activation
 from ffmerge.sublayers import find_stacks

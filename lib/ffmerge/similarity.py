@@ -1,6 +1,6 @@
 """How alike two sublayers' outputs are: linear CKA (paper, Section 5.6; Kornblith et al., 2019)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,13 +23,14 @@ def cka(x: Tensor, y: Tensor) -> float:
     return float(cka_matrix([x, y], progress=False)[0, 1])
 
 
-def compare_sublayers(outputs: Mapping[str, list[Tensor]]) -> list[tuple[str, int, int, float]]:
+def compare_sublayers(outputs: Mapping[str, Sequence[Tensor]]) -> list[tuple[str, int, int, float]]:
     """Linear CKA of all pairs of sublayers within each stack (Section 5.6, Appendix G).
 
     An encoder and a decoder see different tokens, so they are not compared.
 
     Args:
-        outputs: outputs[stack][i] (n_tokens, d_model), as `collect_outputs` gives them.
+        outputs: outputs[stack][i] (n_tokens, d_model), as `collect_outputs` gives them, or
+            `record_outputs`.
 
     Returns:
         (stack, a, b, CKA of sublayers a and b), every pair both ways round.
@@ -41,24 +42,30 @@ def compare_sublayers(outputs: Mapping[str, list[Tensor]]) -> list[tuple[str, in
     return rows
 
 
-def cka_matrix(outputs: list[Tensor], progress: bool = True) -> Tensor:
-    """Linear CKA of all pairs.
+def cka_matrix(outputs: Sequence[Tensor], progress: bool = True) -> Tensor:
+    """Linear CKA of all pairs; two outputs at a time are held in float64.
 
     Args:
-        outputs: (n_tokens, d) each.
+        outputs: (n_tokens, d) each, in memory or recorded on disk.
         progress: whether to show a bar.
 
     Returns:
         (len(outputs), len(outputs)) float64, symmetric, with a diagonal of ones.
     """
-    centered = [x.double() - x.double().mean(0) for x in outputs]
-    norms = [torch.linalg.matrix_norm(x.T @ x) for x in centered]
     matrix = torch.eye(len(outputs), dtype=torch.float64)
-    bar = tqdm(range(len(outputs)), desc="CKA", unit="row", disable=not progress)
-    for i in bar:
+    norms = torch.empty(len(outputs), dtype=torch.float64)
+    for i in tqdm(range(len(outputs)), desc="CKA", unit="row", disable=not progress):
+        x = _center(outputs[i])
+        norms[i] = torch.linalg.matrix_norm(x.T @ x)
         for j in range(i):
             scale = norms[i] * norms[j]
             if scale > 0:
-                matrix[i, j] = torch.linalg.matrix_norm(centered[j].T @ centered[i]) ** 2 / scale
+                y = _center(outputs[j])
+                matrix[i, j] = torch.linalg.matrix_norm(y.T @ x) ** 2 / scale
             matrix[j, i] = matrix[i, j]
     return matrix
+
+
+def _center(x: Tensor) -> Tensor:
+    x = x.double()
+    return x - x.mean(0)

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from ffmerge.alignment import load_pairs
 from ffmerge.catalogue import describe_method
 from ffmerge.methods import Evidence
+from ffmerge.pairs import load_pairs
 from study.places import find_input
 from study.tasks import Task, make_batches
 

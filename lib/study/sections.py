@@ -326,6 +326,14 @@ def _is_context(processor: dict) -> bool:
     return not set(processor) - {"context"} and type(context) is int and 2 <= context <= 10**7
 
 
+class Features(Section):
+    """How many features are recorded, and how."""
+
+    tokens: Count
+    batch_size: Count
+    precision: Literal["float16", "bfloat16"] | None = None  # half the size; float32 if left out
+
+
 class Use(Section):
     """What a model is used for: a task, its data, and how much of them is scored at a time."""
 
@@ -347,7 +355,7 @@ class Model(Use):
     layers: dict[Literal["encoder", "decoder"], Layers]
     attention: Literal["eager", "sdpa"] = "sdpa"
     base: Base
-    features: _complete(Literal["tokens", "batch_size"], Count)
+    features: Features
     removed: dict[Ratio, Count] = {}  # FF sublayers that go, at each ratio
     dropped: dict[Ratio, Count] = {}  # whole layers, for methods that remove those
     variants: Names | None = None  # the recipes to run; without it all that have a ratio here
@@ -375,7 +383,7 @@ class Model(Use):
             raise ValueError(
                 f"layers is {self.layers}; valid are stacks of one depth, as windows are in sync"
             )
-        if self.features["tokens"] < 2:
+        if self.features.tokens < 2:
             raise ValueError("features.tokens is 1; valid are 2 and more: one has no correlation")
         return self
 

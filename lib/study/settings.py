@@ -95,7 +95,7 @@ def _for_base(params: Params, entry: Model, **names) -> dict:
 
 
 def _for_activations(params: Params, entry: Model, **names) -> dict:
-    return {"attention": entry.attention, "features": dict(entry.features)}
+    return {"attention": entry.attention, "features": resolve(entry.features)}
 
 
 def _for_permutations(params: Params, entry: Model, **names) -> dict:

@@ -7,9 +7,9 @@ from fractions import Fraction
 from torch import nn
 
 from ffmerge.activations import Batch
-from ffmerge.alignment import LazyPairs
 from ffmerge.memory import collect_half
 from ffmerge.methods import Evidence, find_method
+from ffmerge.pairs import LazyPairs
 from ffmerge.patches import Plan, apply_patch
 from ffmerge.selection import choose, score_plans
 from ffmerge.sublayers import find_depths

@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from ffmerge.activations import Batch
-from ffmerge.alignment import Pairs
 from ffmerge.catalogue import Family, Look, Unit, check_method
+from ffmerge.pairs import Pairs
 from ffmerge.patches import Patch, Plan
 
 Value = TypeVar("Value")

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from ffmerge.alignment import select_permutations
 from ffmerge.merging import merge_groups
 from ffmerge.methods import Evidence
+from ffmerge.pairs import select_permutations
 from ffmerge.partitions import list_group_plans, partition_freely
 from ffmerge.patches import Patch, Plan
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from ffmerge.alignment import select_permutations
 from ffmerge.methods import Evidence
+from ffmerge.pairs import select_permutations
 from ffmerge.partitions import list_group_plans, partition_neighbours
 from ffmerge.patches import Patch, Plan
 from ffmerge.refitting import refit_groups

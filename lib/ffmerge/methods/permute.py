@@ -5,9 +5,9 @@ The paper's method, exactly: neurons are matched by the correlation of their fea
 
 from torch import nn
 
-from ffmerge.alignment import select_permutations
 from ffmerge.merging import list_window_plans, merge_groups
 from ffmerge.methods import Evidence
+from ffmerge.pairs import select_permutations
 from ffmerge.patches import Patch, Plan
 from ffmerge.sublayers import find_depths
 

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from ffmerge.alignment import select_permutations
 from ffmerge.merging import list_window_plans
 from ffmerge.methods import Evidence
+from ffmerge.pairs import select_permutations
 from ffmerge.patches import Patch, Plan
 from ffmerge.refitting import refit_groups
 from ffmerge.sublayers import find_depths
