@@ -1,0 +1,76 @@
+"""How long all windows take to score: every candidate whole, and from its first changed layer on.
+
+    python benchmarks/windows.py [MODEL …] > results/benchmarks/windows.csv
+
+Takes turns, candidate by candidate, so that other work on the machine slows both alike; both scores
+must be equal. The least that is possible is the share of layers that lie at or above a window's
+start. Making the candidate is not counted; it takes the same either way.
+"""
+
+import csv
+import sys
+import time
+
+import torch
+
+from ffmerge.checkpoints import load
+from ffmerge.merging import list_window_plans, merge_groups
+from ffmerge.patches import apply_patch
+from ffmerge.reuse import Reuse
+from study.config import find_root, load_params
+from study.hardware import describe_hardware
+from study.tasks import load_task, make_batches
+
+COLUMNS = [
+    "model",
+    "ratio",
+    "candidates",
+    "whole_s",
+    "reused_s",
+    "share",
+    "layers_left",
+    "hardware",
+]
+
+
+def main(models: list[str]) -> None:
+    """Time the windows of every model at every ratio."""
+    root, params = find_root(), load_params()
+    torch.set_num_threads(params.threads)
+    writer = csv.writer(sys.stdout)
+    writer.writerow(COLUMNS)
+    for model in models or params.run:
+        entry, task = params.model(model), load_task(model, params, root)
+        base = load(root / f"models/{model}/base", attn_implementation=entry.attention)
+        batches = list(
+            make_batches(task, "validation", entry.batch_size, entry.validation_examples)
+        )
+
+        def evaluate(candidate, task=task, batches=batches):
+            return task.evaluate(candidate, batches).value
+
+        reuse = Reuse(base, evaluate)
+        for ratio, count in entry.removed.items():
+            plans = list_window_plans(entry.layers, count)
+            whole = reused = 0.0
+            for plan in plans:
+                candidate = apply_patch(base, merge_groups(base, plan, {}))
+                start = time.perf_counter()
+                score = evaluate(candidate)
+                middle = time.perf_counter()
+                assert reuse(candidate) == score, (model, str(plan))
+                whole += middle - start
+                reused += time.perf_counter() - middle
+            left = [1 - group.layers[0] / depth for group, depth in _starts(plans, entry.layers)]
+            row = [model, ratio, len(plans), f"{whole:.1f}", f"{reused:.1f}"]
+            row += [f"{reused / whole:.3f}", f"{sum(left) / len(left):.3f}", describe_hardware()]
+            writer.writerow(row)
+            sys.stdout.flush()
+
+
+def _starts(plans, depths):
+    return [(groups[0], depths[name]) for plan in plans for name, groups in plan.groups.items()]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
