@@ -4,6 +4,8 @@ from functools import cache
 
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModel,
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
@@ -19,7 +21,12 @@ from transformers import (
 )
 
 from ffmerge.activations import collect_features
+<<<<<<< HEAD
 from ffmerge.alignment import align
+=======
+from ffmerge.alignment import align, pair_name
+from ffmerge.catalogue import list_methods
+>>>>>>> 3995e90 (Merge self-attention: heads aligned, values and output projections shared)
 from ffmerge.methods import Evidence
 from ffmerge.pairs import pair_name
 
@@ -31,6 +38,8 @@ PLAIN = TEXT | {
     "num_hidden_layers": LAYERS,
     "num_attention_heads": 2,
 }
+
+KEYS = PLAIN | {"num_key_value_heads": 2}
 
 
 def make_vit():
@@ -94,10 +103,29 @@ MAKERS = {
 }
 
 
+FUSED = ("attention", "attention_ff")  # cannot share a part of GPT-2's one matrix
+
+
+def list_cases(methods=None):
+    """Every family with every method that it allows."""
+    pairs = [(family, m) for m in methods or list_methods() for family in MAKERS]
+    return [(family, m) for family, m in pairs if not (family == "gpt2" and m in FUSED)]
+
+
 def make_model(family: str, seed: int = 0):
     """A random model of the family, with biases and scales that are not all 0 and 1."""
     torch.manual_seed(seed)
     model = MAKERS[family]()
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def make(kind, auto=AutoModel, **settings):
+    """A random model of any type, as `make_model` makes those of the families."""
+    torch.manual_seed(0)
+    model = auto.from_config(AutoConfig.for_model(kind, **settings))
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad):
             parameter.add_(0.1 * torch.randn_like(parameter))

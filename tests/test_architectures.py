@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 from architectures import build, check, look, sweep
-from families import LAYERS, MAKERS, PLAIN, TEXT, logits, make_batch, make_model
+from families import KEYS, LAYERS, MAKERS, PLAIN, TEXT, logits, make, make_batch, make_model
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
@@ -16,7 +16,6 @@ from ffmerge.refitting import compute_output, learn_activation
 from ffmerge.sublayers import find_activation, find_stacks
 from ffmerge.weights import permute
 
-KEYS = PLAIN | {"num_key_value_heads": 2}
 PICTURES = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -32,15 +31,6 @@ FUSED = {
     "glm4": (AutoModelForCausalLM, KEYS | {"head_dim": 8}),
     "modernbert": (AutoModelForMaskedLM, PLAIN | {"cls_token_id": 1, "sep_token_id": 1}),
 }
-
-
-def make(kind, auto=AutoModel, **settings):
-    torch.manual_seed(0)
-    model = auto.from_config(AutoConfig.for_model(kind, **settings))
-    with torch.no_grad():
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def make_fused(kind):

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from families import MAKERS, logits, make_batch, make_model
+from families import list_cases, logits, make_batch, make_model
 
 import ffmerge
-from ffmerge.catalogue import list_methods
 from ffmerge.methods import find_method
 from ffmerge.sublayers import find_stacks
 
@@ -19,8 +18,7 @@ def make_calibration(family, n=3):
     return batches
 
 
-@pytest.mark.parametrize("method", list_methods())
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize(("family", "method"), list_cases())
 def test_every_method_compresses_every_kind_of_model(family, method):
     model, batches = make_model(family), make_calibration(family)
     removes = find_method(method).REMOVES

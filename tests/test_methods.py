@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from families import LAYERS, MAKERS, logits, make_batch, make_evidence, make_model
+from families import LAYERS, MAKERS, list_cases, logits, make_batch, make_evidence, make_model
 from transformers.pytorch_utils import Conv1D
 
 from ffmerge.catalogue import describe_method, list_methods
@@ -24,6 +24,8 @@ def list_kind(*families, removes="FF sublayers"):
     return [a.name for a in about if a.family in families and a.removes == removes]
 
 
+ATTENTION = [f"{what} sublayers" for what in ("attention", "FF and attention")]
+ATTENDING = [name for removes in ATTENTION for name in list_kind("shares", removes=removes)]
 SHARING, NEURONS = list_kind("shares"), list_kind("removes", "both")
 DROPPING = list_kind("removes", removes="layers")
 SPARSE = list_kind("stores fewer bits", removes="% of weights")
@@ -47,12 +49,12 @@ def count_neuron(ff):
 
 
 def test_every_method_is_of_one_kind():
-    assert sorted([*SHARING, *NEURONS, *DROPPING, *SPARSE]) == list_methods()
-    assert min(map(len, (SHARING, NEURONS, DROPPING, SPARSE))) >= 2
+    kinds = SHARING, ATTENDING, NEURONS, DROPPING, SPARSE
+    assert sorted(name for kind in kinds for name in kind) == list_methods()
+    assert min(map(len, kinds)) >= 2
 
 
-@FAMILIES
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize(("family", "method"), list_cases())
 def test_a_compressed_model_predicts_and_loads_bitwise_equal(family, method, tmp_path):
     model, _, _, small = compress(family, method)
     again, batch = load(save(small, tmp_path / "small")), make_batch(family)
@@ -62,8 +64,7 @@ def test_a_compressed_model_predicts_and_loads_bitwise_equal(family, method, tmp
     assert count_parameters(again) == count_parameters(small)
 
 
-@pytest.mark.parametrize("family", [family for family in MAKERS if family != "vit"])
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize(("family", "method"), [case for case in list_cases() if case[0] != "vit"])
 def test_what_stands_at_padding_changes_nothing(family, method):
     (_, _, one, _), (_, _, two, _) = (compress(family, method, padding) for padding in (0, 7))
     assert one.plan == two.plan and one.tensors.keys() == two.tensors.keys()
@@ -71,15 +72,15 @@ def test_what_stands_at_padding_changes_nothing(family, method):
         torch.testing.assert_close(tensor, two.tensors[name])
 
 
-@FAMILIES
-@pytest.mark.parametrize("method", SHARING)
+@pytest.mark.parametrize(("family", "method"), list_cases([*SHARING, *ATTENDING]))
 def test_sharing_removes_whole_sublayers_and_no_time(family, method):
     model, plan, patch, small = compress(family, method)
     stacks = find_stacks(model)
     gone = [stacks[n].sublayers[i] for n, gs in plan.groups.items() for g in gs for i in g.others]
-    assert patch.plan == plan and len(gone) == len(stacks)
+    heads = [stacks[n].attentions()[i] for n, (g,) in plan.attention.items() for i in g.others]
+    assert patch.plan == plan and {len(gone), len(heads)} <= {0, len(stacks)}
     removed = count_parameters(model) - count_parameters(small)
-    assert removed == sum(ff.n_parameters for ff in gone)
+    assert removed == sum(ff.n_parameters for ff in gone) + sum(view.n_shared for view in heads)
     assert count_flops(small, make_batch(family)) == count_flops(model, make_batch(family))
 
 

@@ -109,6 +109,26 @@ def find_attention_outputs(stack: Stack, i: int) -> Place:
     return stack.attention_outputs()[i], False
 
 
+def collect_head_outputs(
+    model: nn.Module, batches: Iterable[Batch], tokens: int = 10_000
+) -> Features:
+    """Collect what the heads of every self-attention put out: what its output projection reads.
+
+    Args:
+        model, batches, tokens: as in `collect_features`.
+
+    Returns:
+        outputs[stack][i]: (n_tokens, n_heads × d_head), float32 on CPU, padding left out.
+    """
+    (outputs,) = _collect(model, batches, tokens, [find_head_outputs])
+    return outputs
+
+
+def find_head_outputs(stack: Stack, i: int) -> Place:
+    """What the heads of layer i put out, which its output projection reads."""
+    return stack.attention_outputs()[i], True
+
+
 def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:
     """Which positions of a batch are tokens and not padding, for each stack.
 

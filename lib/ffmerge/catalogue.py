@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 Family = Literal["shares", "removes", "both", "stores fewer bits"]
-Unit = Literal["FF sublayers", "layers", "% of weights"]
+Unit = Literal[
+    "FF sublayers", "layers", "% of weights", "attention sublayers", "FF and attention sublayers"
+]
 
 _FOLDER = Path(__file__).parent / "methods"
 _CONSTANTS = ("LOOK", "REFERENCE", "FAMILY", "REMOVES", "NEEDS")

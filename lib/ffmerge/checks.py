@@ -1,13 +1,15 @@
 """Before and after: weights that can be written to, and a result that is what was promised."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ffmerge.feedforward import FeedForward
 from ffmerge.groups import Group
 from ffmerge.projections import find_projections
+from ffmerge.selfattention import SelfAttention, find_attention
 from ffmerge.sublayers import Stack, find_stacks
 
 Groups = Mapping[str, tuple[Group, ...]]
@@ -47,26 +49,35 @@ def check_unshared(stacks: Mapping[str, Stack]) -> None:
     """Check that every sublayer has weights of its own.
 
     Raises:
-        ValueError: FF sublayers that share already.
+        ValueError: FF or attention sublayers that share already.
     """
     for name, stack in stacks.items():
-        weights = [module.weight for ff in stack.sublayers for module in ff.modules()]
-        if len(set(map(id, weights))) < len(weights):
-            raise ValueError(
-                f"FF sublayers of the {name} share already; valid is an uncompressed model: put "
-                "all groups into one plan"
-            )
+        attentions = [
+            view for view in map(find_attention, stack.layers) if not isinstance(view, str)
+        ]
+        for kind, views in (("FF", stack.sublayers), ("attention", attentions)):
+            weights = [module.weight for view in views for module in view.modules()]
+            if len(set(map(id, weights))) < len(weights):
+                raise ValueError(
+                    f"{kind} sublayers of the {name} share already; valid is an uncompressed "
+                    "model: put all groups into one plan"
+                )
 
 
 def check_structure(
-    model: nn.Module, small: nn.Module, groups: Groups, dropped: Layers, neurons: Layers
+    model: nn.Module,
+    small: nn.Module,
+    groups: Groups,
+    dropped: Layers,
+    neurons: Layers,
+    attention: Groups,
 ) -> None:
     """Check that a compressed model is what its plan promised.
 
     Args:
         model: the base.
         small: the result.
-        groups, dropped, neurons: of the plan.
+        groups, dropped, neurons, attention: of the plan.
 
     Raises:
         RuntimeError: other layers, widths, shared modules or parameters than promised.
@@ -74,21 +85,25 @@ def check_structure(
     before, after = find_stacks(model), find_stacks(small)
     for name, stack in before.items():
         kept = [i for i in range(len(stack)) if i not in dropped.get(name, ())]
-        first = {i: group.layers[0] for group in groups.get(name, ()) for i in group.layers}
-        owners = [first.get(i, i) for i in kept]
         widths = [neurons[name][i] if name in neurons else stack.sublayers[i].d_ff for i in kept]
         sublayers = after[name].sublayers
-        modules = [tuple(map(id, ff.modules())) for ff in sublayers]
-        numbers = [modules.index(m) for m in modules]  # the first layer that has the same ones
-        promised = [owners.index(owner) for owner in owners]
+        numbers, promised = _number_modules(sublayers), _number_owners(groups.get(name, ()), kept)
         if numbers != promised or [ff.d_ff for ff in sublayers] != widths:
             raise RuntimeError(
                 f"the {name} of {type(model).__name__} came out with sublayers {numbers} of d_ff "
                 f"{[ff.d_ff for ff in sublayers]}, where {promised} of {widths} were promised"
             )
+        if name in attention:
+            numbers = _number_modules(after[name].attentions())
+            promised = _number_owners(attention[name], kept)
+            if numbers != promised:
+                raise RuntimeError(
+                    f"the {name} of {type(model).__name__} came out with attention sublayers "
+                    f"{numbers}, where {promised} were promised"
+                )
     found, promised = (
         _count(small),
-        _count(model) - _count_lost(model, before, groups, dropped, neurons),
+        _count(model) - _count_lost(model, before, groups, dropped, neurons, attention),
     )
     if found != promised:
         raise RuntimeError(
@@ -114,12 +129,30 @@ def check_arrival(small: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
+def _number_modules(views: Sequence[FeedForward | SelfAttention]) -> list[int]:
+    """For every layer the first one that has the same modules."""
+    modules = [tuple(map(id, view.modules())) for view in views]
+    return [modules.index(m) for m in modules]
+
+
+def _number_owners(groups: Sequence[Group], kept: Sequence[int]) -> list[int]:
+    """For every layer that is kept the first one of its group."""
+    first = {i: group.layers[0] for group in groups for i in group.layers}
+    owners = [first.get(i, i) for i in kept]
+    return [owners.index(owner) for owner in owners]
+
+
 def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _count_lost(
-    model: nn.Module, stacks: Mapping[str, Stack], groups: Groups, dropped: Layers, neurons: Layers
+    model: nn.Module,
+    stacks: Mapping[str, Stack],
+    groups: Groups,
+    dropped: Layers,
+    neurons: Layers,
+    attention: Groups,
 ) -> int:
     """How many parameters a plan takes away."""
     lost = 0
@@ -134,6 +167,9 @@ def _count_lost(
         for group in groups.get(name, ()):
             left = [i for i in group.layers if i not in dropped.get(name, ())]
             lost += sum(sizes[i] for i in left[1:])
+        for group in attention.get(name, ()):
+            left = [i for i in group.layers if i not in dropped.get(name, ())]
+            lost += sum(stack.attentions()[i].n_shared for i in left[1:])
         for i in dropped.get(name, ()):
             lost += sizes[i] - stack.sublayers[i].n_parameters
         lost += _count_only_in(model, [f"{stack.path}.{i}." for i in dropped.get(name, ())])

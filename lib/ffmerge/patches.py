@@ -35,19 +35,24 @@ class Plan:
         dropped: stack to the layers that go, attention and all (Section 4.4).
         neurons: stack to how many neurons stay in each of its FF sublayers; where the whole FF goes
             it is 1, a silent one.
+        attention: stack to the groups of self-attention sublayers that share W_v and W_o.
     """
 
     groups: Groups = field(default_factory=dict)
     dropped: Layers = field(default_factory=dict)
     neurons: Layers = field(default_factory=dict)
+    attention: Groups = field(default_factory=dict)
 
     def __str__(self) -> str:
         """`5-9`, or where stacks differ `encoder 0-2, decoder 3-5`; nothing for the base.
+
+        So it is for FFs, for attention, and for both if their groups are the same.
 
         Of neurons how many stay in a sublayer: `170 neurons`, or from the fewest to the most, or
         the layers that are left without any.
         """
         texts = {name: " ".join(map(str, groups)) for name, groups in self.groups.items()}
+        texts |= {f"{n} attention": " ".join(map(str, gs)) for n, gs in self.attention.items()}
         texts |= {name: format_layers(layers) for name, layers in self.dropped.items()}
         texts |= {name: _format_widths(widths) for name, widths in self.neurons.items()}
         if len(set(texts.values())) <= 1:
@@ -56,16 +61,21 @@ class Plan:
 
     def anchored(self, anchor: Anchor) -> "Plan":
         """The same plan with another anchor in every group (Section 5.3)."""
-        groups = {name: tuple(g.anchored(anchor) for g in gs) for name, gs in self.groups.items()}
-        return replace(self, groups=groups)
+        groups, attention = (
+            {name: tuple(g.anchored(anchor) for g in gs) for name, gs in of_kind.items()}
+            for of_kind in (self.groups, self.attention)
+        )
+        return replace(self, groups=groups, attention=attention)
 
     def to_json(self) -> dict:
         """Plain values, for a file; what a plan does not use is left out."""
-        groups = {
-            name: [{"layers": list(g.layers), "anchor": g.anchor} for g in groups]
-            for name, groups in self.groups.items()
+        content = {
+            key: {
+                name: [{"layers": list(g.layers), "anchor": g.anchor} for g in groups]
+                for name, groups in getattr(self, key).items()
+            }
+            for key in ("groups", "attention")
         }
-        content = {"groups": groups}
         for key in ("dropped", "neurons"):
             content[key] = {name: list(values) for name, values in getattr(self, key).items()}
         return {key: value for key, value in content.items() if value}
@@ -81,15 +91,18 @@ class Plan:
         unknown = set(content) - set(valid)
         if unknown:
             raise ValueError(f"plan holds {min(unknown)!r}; valid are {', '.join(valid)}")
-        groups = {
-            name: tuple(Group(tuple(g["layers"]), g["anchor"]) for g in groups)
-            for name, groups in content.get("groups", {}).items()
-        }
+        groups, attention = (
+            {
+                name: tuple(Group(tuple(g["layers"]), g["anchor"]) for g in groups)
+                for name, groups in content.get(key, {}).items()
+            }
+            for key in ("groups", "attention")
+        )
         dropped, neurons = (
             {name: tuple(values) for name, values in content.get(key, {}).items()}
             for key in ("dropped", "neurons")
         )
-        return cls(groups, dropped, neurons)
+        return cls(groups, dropped, neurons, attention)
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,8 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         ValueError: an unknown stack, a layer outside its stack, groups that overlap, sublayers that
             share already, weights that cannot be written to, no layer left, layers whose absence
-            no configuration can say, or more neurons than there are.
+            no configuration can say, more neurons than there are, or attention that cannot be
+            merged.
         RuntimeError: the result is not what the plan promised.
     """
     check_plan(model, plan)
@@ -134,9 +148,14 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
         for group in groups:
             for i in group.layers[1:]:
                 sublayers[i].share(sublayers[group.layers[0]])
+    for name, groups in plan.attention.items():
+        attentions = stacks[name].attentions()
+        for group in groups:
+            for i in group.layers[1:]:
+                attentions[i].share(attentions[group.layers[0]])
     for name, layers in plan.dropped.items():
         set_layers(model, stacks[name], [i for i in range(len(stacks[name])) if i not in layers])
-    check_structure(base, model, plan.groups, plan.dropped, plan.neurons)
+    check_structure(base, model, plan.groups, plan.dropped, plan.neurons, plan.attention)
     return remember(model, plan.to_json())
 
 
@@ -182,11 +201,14 @@ def check_plan(model: nn.Module, plan: Plan) -> dict[str, Stack]:
         ValueError: as `apply_plan`.
     """
     stacks = find_stacks(model)
-    for name in (*plan.groups, *plan.dropped, *plan.neurons):
+    for name in (*plan.groups, *plan.dropped, *plan.neurons, *plan.attention):
         if name not in stacks:
             raise ValueError(f"stack {name!r} is unknown; valid are {', '.join(stacks)}")
     for name, groups in plan.groups.items():
         check_groups(groups, len(stacks[name]), name)
+    for name, groups in plan.attention.items():
+        check_groups(groups, len(stacks[name]), name)
+        stacks[name].attentions()
     check_writable(model, stacks)
     check_unshared(stacks)
     for name, layers in plan.dropped.items():

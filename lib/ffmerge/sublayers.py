@@ -1,7 +1,8 @@
 """Where the feed-forward (FF) sublayers of any transformer are (paper, Section 3.1).
 
-Only this file, `feedforward` and `structure` know architectures, and by shape, not by name. So a
-new model of the usual kind needs no entry anywhere; any other is refused with the reason.
+Only this file, `feedforward`, `selfattention` and `structure` know architectures, and by shape, not
+by name. So a new model of the usual kind needs no entry anywhere; any other is refused with the
+reason.
 """
 
 import re
@@ -13,6 +14,7 @@ from transformers.activations import ACT2FN
 
 from ffmerge.feedforward import EXPERTS, NESTED, REASONS, FeedForward, find_sublayer
 from ffmerge.projections import PROJECTIONS, find_projections, is_attention
+from ffmerge.selfattention import SelfAttention, find_attention
 from ffmerge.structure import find_configs, set_layers, set_widths
 from ffmerge.weights import Weights
 
@@ -61,6 +63,21 @@ class Stack:
         """The linear layer just after self-attention's dot product, of every layer (Appendix G)."""
         attentions = [next(m for m in layer.modules() if is_attention(m)) for layer in self.layers]
         return [list(find_projections(attention))[-1][1] for attention in attentions]
+
+    def attentions(self) -> list[SelfAttention]:
+        """The self-attention sublayer of every layer.
+
+        Raises:
+            ValueError: one whose values and outputs cannot be shared.
+        """
+        views = [find_attention(layer) for layer in self.layers]
+        for i, reason in enumerate(views):
+            if isinstance(reason, str):
+                raise ValueError(
+                    f"self-attention of layer {i} of the {self.name} has {reason}; valid are "
+                    "W_q, W_k, W_v and W_o apart, or a method that merges FF sublayers alone"
+                )
+        return views
 
 
 def find_stacks(model: nn.Module) -> dict[str, Stack]:

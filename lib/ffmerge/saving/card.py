@@ -87,12 +87,14 @@ def _describe_plan(plan: Plan) -> str:
     for kind, values in plan.to_json().items():
         for stack in values:
             part = Plan(**{kind: {stack: getattr(plan, kind)[stack]}})
-            parts.append(f"{stack}: {'without layers ' if kind == 'dropped' else ''}{part}")
+            before = {"dropped": "without layers ", "attention": "attention "}.get(kind, "")
+            parts.append(f"{stack}: {before}{part}")
     return ", ".join(parts)
 
 
 def _say(plan: Plan) -> str:
     said = {"groups": "shared FF sublayers", "neurons": "fewer neurons", "dropped": "fewer layers"}
+    said |= {"attention": "shared attention sublayers"}
     return " and ".join(said[kind] for kind in plan.to_json()) or "its sublayers apart"
 
 

@@ -53,12 +53,11 @@ def group_sublayers(sublayers: Sequence[FeedForward]) -> list[list[int]]:
 
 
 def count_untied(model: nn.Module) -> int:
-    """Number of parameters if every layer had an FF of its own."""
+    """Number of parameters if every layer had sublayers of its own."""
     repeated = (
-        stack.sublayers[i].n_parameters
-        for stack in find_stacks(model).values()
-        for layers in group_sublayers(stack.sublayers)
-        for i in layers[1:]
+        parameter.numel() * len(names)
+        for first, *names in _find_shared_in_layers(model)
+        for parameter in model.get_submodule(first).parameters(recurse=False)
     )
     return sum(parameter.numel() for parameter in model.parameters()) + sum(repeated)
 
@@ -80,14 +79,19 @@ def remember(model: nn.Module, plan: dict | None = None) -> nn.Module:
     """
     if plan:
         model.ffmerge_plan = plan
-    paths = tuple(f"{stack.path}." for stack in find_stacks(model).values())
-    groups = [group for group in find_shared_modules(model) if group[0].startswith(paths)]
+    groups = _find_shared_in_layers(model)
     describe_config(
         model.config, groups, find_uneven_widths(model), getattr(model, "ffmerge_plan", {})
     )
     if groups:
         name_once(model)
     return model
+
+
+def _find_shared_in_layers(model: nn.Module) -> list[list[str]]:
+    """As `find_shared_modules`, but only what lies in the layers: no embeddings."""
+    paths = tuple(f"{stack.path}." for stack in find_stacks(model).values())
+    return [group for group in find_shared_modules(model) if group[0].startswith(paths)]
 
 
 def name_once(model: nn.Module) -> None:

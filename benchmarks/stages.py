@@ -1,0 +1,151 @@
+"""Features and permutations at full width: seconds and peak memory, ours beside a plain scheme.
+
+    python benchmarks/stages.py [--width 5120] [--layers 12] [--tokens 10000] [--pairs 6]
+
+The features are those of a random GPT-2 whose FF sublayers have the width asked for and whose
+residual stream is narrow, so that the forward pass costs little: neurons of neighbours are as alike
+as the stream that they read. The plain scheme keeps all features in memory, in lists that are
+joined at the end, and then one float32 correlation matrix for every pair, before it solves the
+assignment problems one after the other. Every measurement is a process of its own; its peak is what
+the system counted, less what the same process needs before it starts. The permutations of both must
+be equal. Adds to results/benchmarks/stages.csv what was measured, and what it comes to at the size
+of the paper's models, which was not run.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.optimize import linear_sum_assignment
+from tqdm import tqdm
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from ffmerge.activations import find_features, observe
+from ffmerge.aligning import align_pairs
+from ffmerge.pairs import pair_name, save_pairs
+from ffmerge.recording import open_features, record_features
+from study.config import find_root
+from study.hardware import describe_hardware
+
+LENGTH = 128  # tokens of a sequence
+PAPER = {  # layers, d_ff, pairs of every window of a third, a half and all but one
+    "gpt2-large": (36, 5120, 354),
+    "olmo-7b": (32, 11008, 285),
+}
+
+
+def main() -> None:
+    """Measure both schemes, each stage in a process of its own; print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    for name, default in (("width", 5120), ("layers", 12), ("tokens", 10_000), ("pairs", 6)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.stage:
+        print(json.dumps(measure(args)))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory(dir=find_root() / "scratch") as folder:
+        for scheme in ("ours", "half", "plain"):
+            for stage in ("features", "permutations"):
+                command = [sys.executable, __file__, "--stage", f"{scheme} {stage}"]
+                command += ["--folder", folder, *sys.argv[1:]]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                rows.append(json.loads(done.stdout.splitlines()[-1]))
+        ours, half, plain = (
+            load_file(Path(folder) / f"{s}.pairs") for s in ("ours", "half", "plain")
+        )
+    for name, other in (("half", half), ("plain", plain)):
+        moved = [float((other[pair] != p).float().mean()) for pair, p in ours.items()]
+        print(f"{name}: neurons matched otherwise than by ours: {max(moved):.2%} at the most")
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False))
+    path = find_root() / "results/benchmarks/stages.csv"
+    table.to_csv(path, index=False, float_format="%.4g")
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """One stage of one scheme: seconds and peak."""
+    torch.manual_seed(0)
+    scheme, stage = args.stage.split()
+    run = {"features": make_features, "permutations": make_permutations}[stage]
+    before = peak()
+    seconds = run(args, scheme)
+    return {
+        "scheme": {"ours": "ours, float32", "half": "ours, bfloat16"}.get(scheme, scheme),
+        "stage": stage,
+        "layers": args.layers,
+        "d_ff": args.width,
+        "tokens": args.tokens,
+        "pairs": args.pairs if stage == "permutations" else "",
+        "seconds": seconds,
+        "peak_gb": peak() - before,
+        "hardware": describe_hardware(),
+        "machine": platform.processor() or platform.machine(),
+    }
+
+
+def make_features(args: argparse.Namespace, scheme: str) -> float:
+    """Collect or record the features of a random model."""
+    config = GPT2Config(
+        n_layer=args.layers, n_embd=64, n_head=4, n_inner=args.width, vocab_size=512
+    )
+    model = GPT2LMHeadModel(config).eval()
+    ids = torch.randint(0, 512, (-(-args.tokens // (8 * LENGTH)), 8, LENGTH))
+    batches = [{"input_ids": x} for x in ids]
+    path, start = args.folder / f"{scheme}.features", time.perf_counter()
+    if scheme == "plain":
+        kept = [[] for _ in range(args.layers)]
+        observe(model, batches, args.tokens, [find_features], lambda n, s, i, x: kept[i].append(x))
+        save_file({f"decoder.{i}": torch.cat(rows) for i, rows in enumerate(kept)}, path)
+    else:
+        dtype = torch.float32 if scheme == "ours" else torch.bfloat16
+        record_features(model, batches, path, args.tokens, dtype)
+    return time.perf_counter() - start
+
+
+def make_permutations(args: argparse.Namespace, scheme: str) -> float:
+    """Align pairs of neighbours, the first ones."""
+    chosen = [(i, i + 1) for i in range(args.pairs)]
+    path, start = args.folder / f"{scheme}.features", time.perf_counter()
+    if scheme == "plain":
+        features = [x.clone() for _, x in sorted(load_file(path).items(), key=_by_layer)]
+        matrices = {pair: _correlate(*(features[i] for i in pair)) for pair in tqdm(chosen)}
+        found = {
+            pair_name("decoder", *pair): torch.from_numpy(linear_sum_assignment(C, True)[1])
+            for pair, C in matrices.items()
+        }
+    else:
+        pairs = align_pairs(open_features(path), chosen)
+        found = {pair_name(p.stack, p.a, p.b): p.permutation for p in pairs}
+    seconds = time.perf_counter() - start
+    save_pairs(found, args.folder / f"{scheme}.pairs")
+    return seconds
+
+
+def _correlate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    x, y = ((z - z.mean(0)) / z.std(0, correction=0) for z in (x, y))
+    return x.T @ y / len(x)
+
+
+def _by_layer(item: tuple[str, torch.Tensor]) -> int:
+    return int(item[0].rpartition(".")[2])
+
+
+def peak() -> float:
+    """The most memory that this process has held, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+if __name__ == "__main__":
+    main()
