@@ -1,4 +1,4 @@
-"""Merging self-attention: moving heads changes nothing, planted orders are found, two weights tie."""
+"""Merging self-attention: moving heads changes nothing, planted orders are found, weights tie."""
 
 import pytest
 import torch

@@ -475,6 +475,22 @@ def test_a_variants_own_steps_override_the_models(load, whole):
     assert after.training(VIT, "vanilla-third") == before.training(VIT, "vanilla-third")
 
 
+def test_training_anew_takes_the_steps_of_the_base_and_of_recovery(load, refuse, whole):
+    params = load(whole)
+    entry, training = params.models[VIT], params.training(VIT, "scratch-third")
+    assert training.steps == entry.base.training.steps + entry.finetune.steps == 5200
+    for name in ("learning_rate", "schedule", "warmup_steps", "weight_decay", "batch_size"):
+        assert getattr(training, name) == getattr(entry.base.training, name)
+    assert training.precision == entry.finetune.precision  # as all that it is compared with
+    assert training.evaluate_every == 400  # its own
+    for model in ("smollm2", OLMO, "vit-base"):  # others' bases; tuned for another task
+        assert "scratch-third" not in params.variants_of(model)
+    whole = copy.deepcopy(whole)
+    whole["models"][OLMO]["variants"] = ["scratch-third"]
+    message = refuse(whole)
+    assert "recipes.scratch-third.anew is true, but olmo-dialogues is not trained here" in message
+
+
 def test_the_papers_own_model_has_its_recipe(repository):
     params = load_params(repository)
     paper = params.models["vit-base"]

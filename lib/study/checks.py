@@ -38,6 +38,7 @@ def check_params(params: "Params") -> None:
         _check_listed(params, model)
         for variant in params.variants_of(model):
             _check_anchor(params, variant)
+            _check_anew(params, model, variant)
             _check_training(params, model, variant)
             _check_window(params, model, variant)
 
@@ -148,6 +149,15 @@ def _check_anchor(params: "Params", variant: str) -> None:
         raise ValueError(
             f"recipes.{variant}.anchor is {recipe.anchor!r}, but method {recipe.method} aligns "
             "nothing; valid is a method that needs permutations"
+        )
+
+
+def _check_anew(params: "Params", model: str, variant: str) -> None:
+    """Training anew is for models whose base is trained here, in what is measured."""
+    if params.recipes[variant].anew and not params.models[model].trains_anew:
+        raise ValueError(
+            f"recipes.{variant}.anew is true, but {model} is not trained here, or tuned for "
+            "another task; valid is a model whose `variants` leave it out"
         )
 
 

@@ -56,8 +56,9 @@ class Params(Section):
     def variants_of(self, model: Name) -> list[Name]:
         """The variants of a model: the recipes that its entry lists, or all whose ratio it has.
 
-        Of the latter those that only change the tuning are left out where they are not tuned, and
-        distillation where adapters learn another task than the uncompressed model knows.
+        Of the latter those that only change the tuning are left out where they are not tuned,
+        distillation where adapters learn another task than the uncompressed model knows, and
+        training anew where the base is not trained here.
         """
         entry = self.model(model)
         if entry.variants is not None:
@@ -68,6 +69,7 @@ class Params(Section):
             if recipe.ratio is None or recipe.ratio in self.counts(model, recipe)
             if not recipe.finetune or entry.tuned is None or name in entry.tuned
             if not (recipe.finetune.get("distillation") and entry.finetune.adapters)
+            if not recipe.anew or entry.trains_anew
         ]
 
     def variants_by(self, model: Name, method: Name) -> list[Name]:
@@ -105,8 +107,9 @@ class Params(Section):
 
     def training(self, model: Name, variant: Name) -> Training:
         """The recovery fine-tuning of one variant: the model's own, with the variant's changes."""
-        changed = self.model(model).finetune.model_dump() | self.recipe(variant).finetune
-        return Training(**changed)
+        entry, recipe = self.model(model), self.recipe(variant)
+        training = entry.whole_training if recipe.anew else entry.finetune
+        return Training(**training.model_dump() | recipe.finetune)
 
     def model(self, name: Name) -> Model:
         """The entry of one model.

@@ -375,6 +375,17 @@ class Model(Use):
         """What the recovery fine-tuning trains and the test split measures."""
         return self.downstream or self
 
+    @property
+    def trains_anew(self) -> bool:
+        """Whether `whole_training` can be had: the base is trained here, in what is measured."""
+        return self.base.training is not None and self.downstream is None
+
+    @property
+    def whole_training(self) -> Training:
+        """The base's training with recovery's steps added, in the precision of recovery."""
+        added = {"steps": self.base.training.steps + self.finetune.steps}
+        return self.base.training.model_copy(update=added | {"precision": self.finetune.precision})
+
     @model_validator(mode="after")
     def _stacks_fit(self) -> "Model":
         if not self.layers:
@@ -418,6 +429,8 @@ class Recipe(Section):
     random_window: Count | None = None  # 1 is the first one drawn, instead of the best
     seeds: Literal["all", "first", "none"] = "all"  # the seeds of its tuning
     int8: Switch = False  # scored under LLM.int8() too (Section 5.4)
+    nf4: Switch = False  # scored in 4-bit NormalFloat too
+    anew: Switch = False  # tuned as the base was trained, for its steps and those of recovery
     finetune: dict[Override, Any] = {}  # overrides single entries of the model's `finetune`
 
     @model_validator(mode="after")
