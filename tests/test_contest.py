@@ -124,6 +124,14 @@ def test_what_is_tuned_selects_the_metric_and_zeros_are_counted_once(params, vit
     assert (select_metric(vit, VIT).variant == "wanda").sum() == 1
 
 
+def test_four_bits_are_left_out_where_they_repeat_a_row_and_kept_of_adapters(vit, olmo):
+    low = vit[vit.variant == "permute-third"].assign(precision="nf4", value=1.0)
+    both = pd.concat([vit, low], ignore_index=True)
+    pd.testing.assert_frame_equal(select_metric(both, VIT), select_metric(vit, VIT))
+    of_adapters = olmo.assign(precision=olmo.precision.where(olmo.phase != "tuned", "nf4"))
+    assert len(select_metric(of_adapters, OLMO)) == len(select_metric(olmo, OLMO))
+
+
 def test_both_states_are_of_one_base_and_a_perplexity_counts_downwards(params):
     results = make_results(params, GPT2, {"obs-third": 25.0}, {"obs-third": [40.0, 40.0]})
     (row,) = measure_contest(results, params, GPT2).to_dict("records")
@@ -309,7 +317,7 @@ def test_every_field_of_an_answer_names_what_there_is(repository):
             if field == "verdict":
                 claim = key.removesuffix(", before tuning").removesuffix(", after tuning")
                 assert claim in doubted or key in source, key
-            elif field != "int8":
+            elif field not in ("int8", "nf4"):
                 words = set(key.split(", "))
                 assert words <= known | ratios | {"untuned", "tuned"}, key
     assert claims.COLUMNS == ["Claim", "Model", "Statistic", "Verdict"]

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear8bitLt
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from families import MAKERS, VOCABULARY, logits, make_batch, make_model
 from transformers import OlmoConfig, OlmoForCausalLM
 
 from ffmerge.checkpoints import find_shared_modules, save
 from ffmerge.compression import merge
+from ffmerge.patches import Plan, apply_plan
 from ffmerge.sublayers import find_stacks
 from study.quantization import (
     add_adapters,
@@ -106,6 +107,42 @@ def test_nf4_of_a_tied_model_is_nf4_of_the_untied_one(olmo, tmp_path):
     batch = make_batch("olmo")
     assert torch.equal(logits(tied, batch), logits(apart, batch))
     assert count_bytes(tied) < count_bytes(apart) < count_bytes(olmo)
+
+
+@pytest.mark.parametrize("family", [name for name in MAKERS if name not in ("bert", "llama")])
+def test_nf4_takes_any_width_and_ties_what_was_tied(family, tmp_path):
+    """Widths of 16, 24 and, pruned unevenly, others; GPT-2's Conv1D as well."""
+    model = make_model(family)
+    widths = {name: (24, 7, 7, 1) for name in find_stacks(model)}
+    for small in (merge_some(model), apply_plan(model, Plan(neurons=widths))):
+        tied = load_nf4(save(small, tmp_path / "a"), torch.float32)
+        apart = load_nf4(save(untie(small), tmp_path / "b"), torch.float32)
+        batch = make_batch(family)
+        exact, found = logits(small, batch), logits(tied, batch)
+        assert torch.equal(found, logits(apart, batch))
+        assert 0 < (found - exact).norm() < 0.5 * exact.norm()
+        assert len(find_shared_modules(tied)) == len(find_shared_modules(small))
+        assert (count_bytes(tied) < count_bytes(apart)) == bool(find_shared_modules(small))
+
+
+def test_bytes_in_4_bits_count_the_scales_and_their_scales(olmo, tmp_path):
+    tied = load_nf4(save(olmo, tmp_path / "a"))
+    linear = {m for m in tied.modules() if isinstance(m, Linear4bit)}
+    sizes = [m.in_features * m.out_features for m in linear]
+    expected = sum(n // 2 + n // 64 + 4 * -(-n // 64 // 256) for n in sizes)
+    tables = {t.data_ptr(): t for m in linear for t in list_tables(m.weight.quant_state)}
+    expected += sum(t.numel() * t.element_size() for t in tables.values())
+    inside = {p for m in linear for p in m.parameters()}
+    rest = [t for t in (*tied.parameters(), *tied.buffers()) if t not in inside]
+    expected += sum(t.numel() * t.element_size() for t in rest)
+    assert len(linear) == 4 * 4 + 2 * 3 and count_bytes(tied) == expected
+    logits(tied, make_batch("olmo"))
+    assert count_bytes(tied) == expected
+
+
+def list_tables(state):
+    """What the 16 and 256 codes of a weight stand for."""
+    return state.code, state.state2.code
 
 
 def test_new_adapters_change_nothing_and_every_layer_has_its_own(olmo, tmp_path):

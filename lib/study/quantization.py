@@ -1,4 +1,4 @@
-"""Fewer bits: LLM.int8() for evaluation, NF4 with adapters for QLoRA; both through bitsandbytes.
+"""Fewer bits: LLM.int8() and NF4 for evaluation, NF4 with adapters for QLoRA; by bitsandbytes.
 
 Tied sublayers must be tied as modules under int8: `Linear8bitLt` keeps its integers in the module,
 so two modules that share only the parameter compute garbage without an error. In 4 bits sharing
@@ -37,14 +37,14 @@ def load_int8(path: Path, **kwargs) -> PreTrainedModel:
 def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> PreTrainedModel:
     """Load a saved model in 4-bit NormalFloat with double quantization (Section 5.5), still tied.
 
+    Weights are cut into blocks of 64 through all rows; any width will do, as pruning leaves them.
+
     Args:
         path, kwargs: as in `load_int8`.
         compute: the dtype that products are computed in (Table 8 says float16).
 
-    Raises:
-        ValueError: a linear layer whose width bitsandbytes cannot cut into blocks of 64.
-
-    Invariant: gradients reach what lies before a layer, also after the model was evaluated.
+    Invariant: a tied model gives the same logits as the same model untied; and gradients reach
+    what lies before a layer, also after the model was evaluated.
     """
     settings = BitsAndBytesConfig(
         load_in_4bit=True,

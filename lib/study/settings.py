@@ -133,7 +133,8 @@ def _for_evals(params: Params, entry: Model, model: str, variant: str, **names) 
         found |= {"anchor": recipe.anchor} if "permutations" in about.needs else {}
     if training.adapters:
         found |= {"adapters": resolve(training.adapters), "precision": training.precision}
-    choices = {"untuned": not params.seeds_of(model, variant), "int8": recipe.int8}
+    choices = {"untuned": not params.seeds_of(model, variant)}
+    choices |= {"int8": recipe.int8, "nf4": recipe.nf4}
     return found | {name: True for name, chosen in choices.items() if chosen}
 
 

@@ -48,15 +48,16 @@ class Facts:
 
         Fields: kept[METHOD, RATIO, STATE] and lead[METHOD, METHOD, RATIO, STATE] (the difference)
         in percent of the base's quality, STATE being untuned or tuned; stored[METHOD, RATIO] and
-        flops[METHOD, RATIO] in percent; int8[kept] and int8[bytes] of the base in 8 bits;
-        verdict[CLAIM], by the first words of it.
+        flops[METHOD, RATIO] in percent; int8[kept] and int8[bytes] of the base in 8 bits, and
+        nf4[kept] and nf4[bytes] in 4; verdict[CLAIM], by the first words of it.
         """
         fields = {
             "kept": Lookup(self.print_kept),
             "lead": Lookup(self.print_lead),
             "stored": Lookup(lambda *key: self._print_cost("stored", *key)),
             "flops": Lookup(lambda *key: self._print_cost("flops", *key)),
-            "int8": Lookup(self.print_int8),
+            "int8": Lookup(lambda what: self.print_low("int8", what)),
+            "nf4": Lookup(lambda what: self.print_low("nf4", what)),
             "verdict": Lookup(self.print_verdicts, whole=True),
         }
         return text.format_map(fields)
@@ -69,12 +70,14 @@ class Facts:
         """How much more one method keeps than another: "+0.3 to +14.6 %"."""
         return _span(self._find(better, ratio)[state] - self._find(worse, ratio)[state], "+.1f")
 
-    def print_int8(self, what: str) -> str:
-        """The uncompressed model in 8 bits: its quality, or its bytes, of those in 32 bits."""
+    def print_low(self, precision: str, what: str) -> str:
+        """The uncompressed model in fewer bits: its quality, or its bytes, of those in 32 bits."""
         shares = []
         for model in self.models:
-            whole, small = (select_metric(self.results, model, int8=x) for x in (False, True))
-            whole, small = (rows[rows.phase == "base"] for rows in (whole, small))
+            whole = select_metric(self.results, model)
+            whole = whole[whole.phase == "base"]
+            small = self.results[(self.results.model == model) & (self.results.phase == "base")]
+            small = small[(small.precision == precision) & small.metric.isin(whole.metric)]
             if whole.empty or small.empty:
                 continue
             old, new = whole.iloc[0], small.iloc[0]

@@ -7,6 +7,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from study.report.results import shorten_kind
+
 HALO = withStroke(linewidth=2.5, foreground="white")  # no line runs through a label
 # Around a point: points to the right and up.
 PLACES = ((0, 7), (-8, 0), (8, 0), (5, 6), (-5, 6), (0, -7), (0, 16), (-4, 16), (4, 16))
@@ -19,7 +21,7 @@ def print_removed(removed: int, kind: str) -> str:
         removed: how many.
         kind: of what, as in results.csv.
     """
-    return f"{removed} {'layers' if kind == 'layers' else 'FFs'}"
+    return f"{removed} {shorten_kind(kind)}"
 
 
 def write_beside(

@@ -90,9 +90,12 @@ def select_metric(
         model: its name.
         metric: its name; without one, the first of what was tuned, which states of tuning are
             selected by, or else the first of all.
-        int8: the rows in 8 bits, instead of all others but those with zeros left out.
+        int8: the rows in 8 bits, instead of all others but those that repeat one: with zeros left
+            out, or in 4 bits (adapters are tuned in 4 bits, and repeat none).
     """
     part = results[(results.model == model) & (results.precision != SPARSE)]
+    repeats = part.duplicated(["variant", "phase", "seed", "metric"], keep=False)
+    part = part[~(repeats & (part.precision == "nf4"))]
     if metric is None:
         tuned = part[part.phase == "tuned"]
         metric = (tuned if len(tuned) else part).metric.iloc[0]
@@ -221,6 +224,12 @@ def measure_sizes(results: pd.DataFrame, model: str, params: Params) -> pd.DataF
     keys = ["variant", "method", "phase", "removed", "kind", "int8", "size"]
     table = rows.groupby(keys, sort=False, dropna=False).kept.agg(kept="mean", std="std")
     return table.reset_index()
+
+
+def shorten_kind(kind: str) -> str:
+    """What went, in a word or two: of what results.csv calls its `kind`."""
+    others = {"layers": "layers", "attention sublayers": "attentions"}
+    return (others | {"FF and attention sublayers": "FFs + attentions"}).get(kind, "FFs")
 
 
 def _list_names(model: str, params: Params) -> list[str]:

@@ -9,6 +9,7 @@ CONTEST = "[leaderboard](contest-third.md), [pictures](README.md)"
 CLAIMS = "[claims](claims.md)"
 ABLATIONS = "[ablations](ablations.md)"
 SUBLAYERS = "[test_sublayers.py](../tests/test_sublayers.py)"
+ATTENTION = "[test_attention.py](../tests/test_attention.py)"
 MERGING = "[test_merging.py](../tests/test_merging.py)"
 
 
@@ -116,7 +117,8 @@ DOUBTS = (
         "Quantisation against merging, not only on top of it?",
         "LLM.int8() alone keeps {int8[kept]} with {int8[bytes]} of the bytes; a third merged keeps "
         "{kept[permute, third, tuned]} with {stored[permute, third]} of the parameters. That the "
-        "two compose: {verdict[int8 composes with merging]}. NF4 alone: not run.",
+        "two compose: {verdict[int8 composes with merging]}. NF4 alone keeps {nf4[kept]} with "
+        "{nf4[bytes]} of the bytes.",
         "[Table 3](table3.md); [sizes](pareto.png)",
     ),
     Doubt(
@@ -156,7 +158,9 @@ DOUBTS = (
     Doubt(
         "4",
         "The same sharing, trained from scratch?",
-        "Not run. The nearest here: one random FF sublayer in a trained model, after tuning "
+        "The tied model drawn anew, trained for the steps of the base and of its recovery "
+        "together: {kept[scratch, third, tuned]}; the trained model merged and tuned: "
+        "{kept[permute, third, tuned]}. One random FF sublayer in a trained model, tuned: "
         "{kept[random, third, tuned]}.",
         CONTEST,
     ),
@@ -173,8 +177,12 @@ DOUBTS = (
         "1, 2",
         "And attention: others share it, and FF sublayers are not all that a model has?",
         "That FF outputs are more alike than attention outputs: {verdict[FF outputs are more alike "
-        "than attention outputs]}. Merging attention: not run.",
-        f"{CLAIMS}; Figures 5 and 6 on the [page](README.md)",
+        "than attention outputs]}. Merging attention (heads aligned, W_v and W_o shared, a third "
+        "of them removed) keeps {kept[attention, third, untuned]} before tuning, with "
+        "{stored[attention, third]} of the parameters; with the FF sublayers of the same window "
+        "{kept[attention_ff, third, untuned]} with {stored[attention_ff, third]}, the FF sublayers "
+        "alone {kept[permute, third, untuned]} with {stored[permute, third]}.",
+        f"{CLAIMS}; Figures 5 and 6 on the [page](README.md); {ATTENTION}",
     ),
     Doubt(
         "1",

@@ -18,6 +18,7 @@ from study.report.results import (
     list_models,
     read_metric,
     select_metric,
+    shorten_kind,
     summarise,
 )
 
@@ -260,8 +261,7 @@ def count_removed(row: pd.Series, params: Params, model: str) -> str:
         model: its name.
     """
     layers = sum(params.model(model).layers.values())
-    kind = "layers" if row.kind == "layers" else "FFs"
-    return f"{row.removed} of {layers} {kind}"
+    return f"{row.removed} of {layers} {shorten_kind(row.kind)}"
 
 
 def spread(row: pd.Series) -> str:
