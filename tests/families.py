@@ -21,12 +21,8 @@ from transformers import (
 )
 
 from ffmerge.activations import collect_features
-<<<<<<< HEAD
 from ffmerge.alignment import align
-=======
-from ffmerge.alignment import align, pair_name
 from ffmerge.catalogue import list_methods
->>>>>>> 3995e90 (Merge self-attention: heads aligned, values and output projections shared)
 from ffmerge.methods import Evidence
 from ffmerge.pairs import pair_name
 
