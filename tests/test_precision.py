@@ -36,10 +36,18 @@ def test_auto_takes_bfloat16_only_where_it_is_fast(cpu, bf16, amx, machine, expe
     assert describe_hardware() == f"CPU {'with' if expected == 'bfloat16' else 'without'} bfloat16"
 
 
-@pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("asked", ["float32", "bfloat16"])
 def test_a_precision_that_is_set_is_taken(cpu, asked):
     cpu(False, False)
     assert not has_bfloat16() and resolve_precision(asked) == asked
+
+
+def test_float16_is_taken_on_a_gpu_and_refused_without_one(cpu, monkeypatch):
+    cpu(False, False)
+    with pytest.raises(ValueError, match=r"precision is float16, but there is no GPU.*valid are"):
+        resolve_precision("float16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_precision("float16") == "float16"
 
 
 def test_committed_results_name_their_hardware_and_are_of_one_precision_a_model(repository):

@@ -1,9 +1,11 @@
 """Recovery fine-tuning (paper, Sections 3.4 and 4, Appendix C) on transformers' Trainer."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
 import torch
+from datasets import IterableDataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -11,15 +13,18 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
     PreTrainedModel,
     Trainer,
+    TrainerState,
     TrainingArguments,
     get_cosine_schedule_with_warmup,
     get_inverse_sqrt_schedule,
     get_polynomial_decay_schedule_with_warmup,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ffmerge.activations import Batch
 from study.hardware import describe_hardware, resolve_precision
+from study.resuming import Endless, Progress, find_checkpoint
 from study.sections import Training
 from study.tasks import Task
 
@@ -45,21 +50,39 @@ def finetune(
         validation: the batches that select the best state.
         seed: of the order of the data and of dropout.
         folder: for Trainer's checkpoints.
-        resume: go on from the last checkpoint in `folder`.
+        resume: go on from the last whole checkpoint in `folder`.
         teacher: the uncompressed model, where the recipe distils from it.
+
+    A batch is shared by all processes that torchrun has started (`study.launching`).
 
     Returns:
         The learning curve: step, loss (mean since the row before), learning_rate, and the task's
         metric on the validation batches; step 0 is before any training. Then trained_in (the
         precision) and hardware, the same in every row.
+
+    Raises:
+        ValueError: float16 without a GPU, or nothing to resume from.
+
+    Invariant: a tuning that was killed and resumed ends as an uninterrupted one, its curve too;
+        bitwise on a CPU.
     """
     on_gpu, precision = torch.cuda.is_available(), resolve_precision(training.precision)
     train = task.dataset("train", seed=seed)
     lengths_known = "length" in (getattr(train, "column_names", None) or ())
+    if isinstance(train, IterableDataset):
+        train = Endless(train)
+    checkpoint = find_checkpoint(folder) if resume else None
+    if resume and not checkpoint:
+        raise ValueError(f"resume is True, but {folder} holds no whole checkpoint; valid is False")
+    several = count_processes() > 1
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=training.steps,
         per_device_train_batch_size=training.batch_size,
+        accelerator_config={"split_batches": several},  # every process gets its part of a batch
+        gradient_accumulation_steps=training.accumulation or 1,
+        activation_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},  # or DDP refuses shared weights
         max_grad_norm=training.maximum_gradient_norm,
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
@@ -94,12 +117,16 @@ def finetune(
         data_collator=task.collate,
         optimizers=(optimizer, make_schedule(optimizer, training)),
     )
-    trainer.task = task
+    trainer.task, trainer.in_parts = task, several or training.accumulation is not None
+    trainer.model_accepts_loss_kwargs |= trainer.in_parts  # it then counts a step's labels
     if training.distillation:
-        trainer.teacher, trainer.weight = teacher.eval(), training.distillation
+        trainer.teacher = teacher.eval().to(arguments.device)
+        trainer.weight = training.distillation
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Bar)
-    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.train_from(checkpoint)
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # back to its own precision
     curve = _learning_curve(trainer.state.log_history, task.metric.name)
     return curve.assign(trained_in=precision, hardware=describe_hardware())
@@ -108,6 +135,11 @@ def finetune(
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that training changes, shared ones once: all of them, or the adapters'."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def count_processes() -> int:
+    """How many processes share the tuning that this one takes part in."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def measure_divergence(logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
@@ -148,19 +180,50 @@ class _Trainer(Trainer):
     task: Task
     teacher: PreTrainedModel | None = None
     weight = 0.0  # of the teacher in the loss
+    in_parts = False  # whether a step adds up the losses of several batches or processes
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.progress = Progress(self)
+        self.add_callback(self.progress)
+
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Train from a checkpoint on, or from the start; the best state is in place then."""
+        if checkpoint:
+            self.state = TrainerState.load_from_json(checkpoint / TRAINER_STATE_NAME)
+            if self.state.global_step >= self.args.max_steps:  # Trainer would do one step more
+                return self._load_best_model()
+            self.progress.load(checkpoint)
+        self.train(resume_from_checkpoint=checkpoint and str(checkpoint))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.teacher is None:
+        """The model's own loss, or a mixture with its teacher's; of a step, a mean over its labels.
+
+        A loss of a part of a step weighs as much as its share of the labels. (Trainer leaves that
+        to the models, and Marian's does not do it.)
+        """
+        if self.teacher is None and not self.in_parts:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**inputs)
-        with torch.no_grad():
-            taught = self.teacher(**inputs).logits
-        logits, labels = outputs.logits, inputs["labels"]
-        if logits.ndim == 3 and not self.teacher.config.is_encoder_decoder:  # the next token's
-            logits, taught, labels = logits[:, :-1], taught[:, :-1], labels[:, 1:]
-        divergence = measure_divergence(logits, taught, labels)
-        loss = (1 - self.weight) * outputs.loss + self.weight * divergence
+        loss, logits, labels = outputs.loss, outputs.logits, inputs["labels"]
+        shifts = logits.ndim == 3 and not self.model.config.is_encoder_decoder  # the next token's
+        labels = labels[:, 1:] if shifts else labels
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = self.teacher(**inputs).logits
+            logits, taught = (x[:, :-1] if shifts else x for x in (logits, taught))
+            divergence = measure_divergence(logits, taught, labels)
+            loss = (1 - self.weight) * loss + self.weight * divergence
+        if self.in_parts:  # processes' gradients are averaged, those of batches added up
+            share = labels.ne(-100).sum() / num_items_in_batch
+            loss = loss * share * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.progress.save(Path(output_dir))
+        # What comes next, the file with Trainer's state, says that a checkpoint is whole.
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,16 @@ def has_bfloat16() -> bool:
 
 
 def resolve_precision(asked: str) -> Precision:
-    """The precision of training: what params.yaml asks for, or with "auto" what is fast here."""
+    """The precision of training: what params.yaml asks for, or with "auto" what is fast here.
+
+    Raises:
+        ValueError: float16 without a GPU, as only there its losses are scaled.
+    """
+    if asked == "float16" and not torch.cuda.is_available():
+        raise ValueError(
+            "precision is float16, but there is no GPU here, which its loss scaling needs; valid "
+            "are auto, float32, bfloat16"
+        )
     if asked != "auto":
         return asked
     return "bfloat16" if has_bfloat16() else "float32"

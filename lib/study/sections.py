@@ -167,6 +167,7 @@ Window = Annotated[
 Count = _whole(1, 10**9)
 Layers = _whole(1, 10_000)
 Batch = _whole(1, 65_536)
+Several = Annotated[Batch | None, AfterValidator(lambda n: None if n == 1 else n)]
 Steps = _whole(1, 10_000_000)
 Warmup = _whole(0, 10_000_000)
 Threads = _whole(1, 1024)
@@ -230,6 +231,18 @@ class Training(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     distillation: Weight = 0.0  # of the uncompressed model's predictions in the loss; 0 is none
     adapters: Adapters | None = None  # train these instead of the model's own weights
+    accumulation: Several = None  # batches that one step adds up; 1 if left out
+    gradient_checkpointing: Switch = False  # compute activations twice rather than keep them
+    processes: Several = None  # that share every batch, one GPU each; 1 if left out
+
+    @model_validator(mode="after")
+    def _batches_can_be_shared(self) -> "Training":
+        if self.batch_size % (self.processes or 1):
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but processes is {self.processes}; valid are "
+                f"multiples of {self.processes}, as every process takes an equal share"
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps_fit(self) -> "Training":
@@ -317,6 +330,15 @@ class Base(Section):
             raise ValueError(
                 f"processor is {self.processor}; valid for a model that is not trained here is a "
                 "context from 2 tokens, or nothing"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_in_one_process(self) -> "Base":
+        if self.training and self.training.processes:
+            raise ValueError(
+                f"training.processes is {self.training.processes}; valid is 1, as only the "
+                "recovery fine-tuning is shared by several"
             )
         return self
 
