@@ -18,7 +18,7 @@ repro: $(READY)  ## bring figures/ and results/ up to date, print the results; B
 	@python -m workflow.repro $(if $(BASES),--$(BASES)-bases)
 
 test: $(READY)  ## run all tests
-	@python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	@python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 tour: $(READY)  ## execute the tour live, about two minutes
 	@python -m workflow.repro --fetch

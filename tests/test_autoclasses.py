@@ -17,6 +17,7 @@ from ffmerge.checkpoints import find_shared_modules, load, save, shared_keys
 from ffmerge.compression import merge
 from ffmerge.patches import Plan, apply_plan
 from ffmerge.saving.autoclasses import _find_place, _finish
+from ffmerge.saving.exporting import export
 from ffmerge.sublayers import find_stacks
 
 AUTO = {
@@ -86,9 +87,10 @@ def test_classes_that_cannot_tie_refuse(tmp_path):
         transformers.AutoModelForImageClassification.from_pretrained(folder)
 
 
-def test_where_ffmerge_is_not_known_nothing_is_loaded(tmp_path, repository):
+def test_where_ffmerge_is_not_known_only_what_was_exported_is_loaded(tmp_path, repository):
     library = str(repository / "lib")
     folder = save(merge_some("gpt2"), tmp_path / "small")
+    plain = export(folder, tmp_path / "plain")
     code = f"""
 import sys, transformers as t
 for load in (t.AutoModelForCausalLM.from_pretrained, t.AutoModel.from_pretrained,
@@ -100,6 +102,7 @@ for load in (t.AutoModelForCausalLM.from_pretrained, t.AutoModel.from_pretrained
         assert 'ffmerge' in str(error), error
     else:
         raise SystemExit('loaded')
+t.AutoModelForCausalLM.from_pretrained({str(plain)!r})
 assert 'ffmerge' not in sys.modules
 sys.path.insert(0, {library!r})
 import ffmerge  # late, and yet

@@ -69,7 +69,8 @@ def installed(wheel, tmp_path_factory):
 def read_example(repository):
     """The README's first example, and what it prints."""
     text = (repository / "README.md").read_text(encoding="utf-8")
-    return re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], text
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return example, text
 
 
 def test_the_wheel_holds_the_package_and_neither_study_nor_workflow(wheel):
@@ -79,19 +80,33 @@ def test_the_wheel_holds_the_package_and_neither_study_nor_workflow(wheel):
     assert all(f"ffmerge/methods/{method}.py" in names for method in list_methods())
 
 
+# Auto classes that are imported after ffmerge know it too (transformers takes seconds to import).
+BEFORE = "import ffmerge\n"
+AFTER = """
+from transformers import AutoConfig, AutoModel
+from ffmerge.saving.wrapping import FFMergeConfig
+assert FFMergeConfig in AutoModel._model_mapping and AutoConfig.for_model('ffmerge')
+"""
+
+
 def test_the_readmes_lines_run_where_only_the_wheel_is(repository, installed, tmp_path):
     folder, path = installed
     example, text = read_example(repository)
-    where = "import ffmerge, sys; print(ffmerge.__file__, file=sys.stderr)\n"
     base = sys._base_executable  # without this environment's packages, but for the path's
-    printed = run(base, "-c", where + example, cwd=tmp_path, PYTHONPATH=path)
-    assert f"`{printed.strip()}`" in text
+    printed = run(base, "-c", BEFORE + example + AFTER, cwd=tmp_path, PYTHONPATH=path)
+    assert f"It prints `{printed.strip()}`" in text
     find = "from importlib.util import find_spec as f; print(f('ffmerge').origin, f('study'))"
     found = run(base, "-c", find, cwd=tmp_path, PYTHONPATH=path)
     assert found.split() == [str(folder / "ffmerge" / "__init__.py"), "None"]
     assert "neurons_obs_refit" in run(
         base, "-m", "ffmerge", "methods", cwd=tmp_path, PYTHONPATH=path
     )
+
+
+def test_importing_ffmerge_is_light(tmp_path):
+    library = str(Path(ffmerge.__file__).parents[1])
+    code = "import sys, ffmerge; print({'torch', 'transformers'} & set(sys.modules))"
+    assert run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=library) == "set()\n"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import contextlib
 import io
 
 import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -55,6 +56,7 @@ def run_here(notebook, parameters):
             exec(compile(cell.source, f"{notebook}.ipynb", "exec"), names)
             if "parameters" in cell.metadata.get("tags", []):
                 names |= parameters
+    plt.close("all")  # as a kernel that ends does
 
 
 def test_the_pipeline_runs_through_papermill_in_order(tmp_path, inside):

@@ -2,8 +2,6 @@
 they promise: links, commands, examples, numbers."""
 
 import re
-import subprocess
-import sys
 
 import nbformat
 import pandas as pd
@@ -127,15 +125,6 @@ def test_every_command_of_make_that_a_page_names_exists(repository):
     for page in find_pages(repository):
         named = set(re.findall(r"`make ([a-z-]+)", read(page)))
         assert named <= targets, page.name
-
-
-def test_the_readmes_example_runs_and_prints_what_it_says(repository, tmp_path):
-    text = read(repository / "README.md")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    command = [sys.executable, "-c", example]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
-    assert run.returncode == 0, run.stderr
-    assert f"It prints `{run.stdout.strip()}`" in text
 
 
 def test_the_readmes_recipe_is_that_of_params_yaml_with_more_steps(repository):
