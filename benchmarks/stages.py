@@ -8,8 +8,8 @@ as the stream that they read. The plain scheme keeps all features in memory, in 
 joined at the end, and then one float32 correlation matrix for every pair, before it solves the
 assignment problems one after the other. Every measurement is a process of its own; its peak is what
 the system counted, less what the same process needs before it starts. The permutations of both must
-be equal. Adds to results/benchmarks/stages.csv what was measured, and what it comes to at the size
-of the paper's models, which was not run.
+be equal. results/benchmarks/stages.csv gets what was measured, stages.png shows it. What it
+comes to at the size of the paper's models says docs/paper-scale.md.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,12 +36,9 @@ from ffmerge.pairs import pair_name, save_pairs
 from ffmerge.recording import open_features, record_features
 from study.config import find_root
 from study.hardware import describe_hardware
+from study.report.style import use_style
 
 LENGTH = 128  # tokens of a sequence
-PAPER = {  # layers, d_ff, pairs of every window of a third, a half and all but one
-    "gpt2-large": (36, 5120, 354),
-    "olmo-7b": (32, 11008, 285),
-}
 
 
 def main() -> None:
@@ -72,6 +70,27 @@ def main() -> None:
     print(table.to_string(index=False))
     path = find_root() / "results/benchmarks/stages.csv"
     table.to_csv(path, index=False, float_format="%.4g")
+    draw(path)
+
+
+def draw(path: Path) -> None:
+    """The picture beside the table: peaks, stage by stage."""
+    use_style()
+    table = pd.read_csv(path)
+    wide = table.pivot(index="stage", columns="scheme", values="peak_gb")[table.scheme.unique()]
+    fig, ax = plt.subplots(figsize=(7, 2.6))
+    wide.plot.barh(ax=ax, color=["#0072B2", "#56B4E9", "#999999"], width=0.8)
+    for bars in ax.containers:
+        ax.bar_label(bars, fmt=" %.1f GB", fontsize=8)
+    first = table[table.stage == "permutations"].iloc[0]
+    ax.set_title(
+        f"{first.layers} sublayers of {first.d_ff:,} neurons, {first.tokens:,} tokens, "
+        f"{int(first.pairs)} pairs",
+        fontsize=9,
+    )
+    ax.set(xlabel="peak memory (GB)", ylabel="", xlim=(0, 1.15 * table.peak_gb.max()))
+    ax.legend(loc="upper right", fontsize=8)
+    fig.savefig(path.with_suffix(".png"))
 
 
 def measure(args: argparse.Namespace) -> dict:
