@@ -23,7 +23,7 @@ from study.resuming import IDENTITY, find_checkpoint, identify, prepare
 from study.sections import Training
 from study.tasks import Score
 
-TRAINING = Training(  # four steps an epoch; checkpoints at 5 and 10, rows of the loss every 2 steps
+TRAINING = Training(  # four steps an epoch; a checkpoint every 5 steps, a row of the loss every 2
     steps=40,
     batch_size=4,
     learning_rate=1e-3,
@@ -31,7 +31,7 @@ TRAINING = Training(  # four steps an epoch; checkpoints at 5 and 10, rows of th
     warmup_steps=2,
     evaluate_every=5,
     precision="float32",
-).model_copy(update={"steps": 40})
+)
 
 
 class Repeating:
@@ -134,6 +134,17 @@ def test_killed_in_a_later_epoch_it_ends_the_same(kind, tmp_path):
     assert find_checkpoint(tmp_path / "cut").name == "checkpoint-10"  # in the third epoch
     again = tune(tmp_path / "cut", resumed, training, True, task, teacher)
     assert_same((whole, curve), (resumed, again))
+
+
+def test_the_loss_since_the_curves_last_row_is_not_forgotten(tmp_path):
+    whole, cut, resumed = (make_tied("gpt2") for _ in range(3))
+    curve = tune(tmp_path / "whole", whole)
+    assert {4, 6} <= set(curve.step[curve.loss.notna()]) and curve.loss.isna()[
+        curve.step == 5
+    ].all()
+    kill_in_child(lambda: tune(tmp_path / "cut", cut), 7)
+    assert find_checkpoint(tmp_path / "cut").name == "checkpoint-5"
+    assert_same((whole, curve), (resumed, tune(tmp_path / "cut", resumed, resume=True)))
 
 
 @pytest.mark.parametrize("every", [4, 6])

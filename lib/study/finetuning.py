@@ -61,7 +61,7 @@ def finetune(
         precision) and hardware, the same in every row.
 
     Raises:
-        ValueError: float16 without a GPU, or nothing to resume from.
+        ValueError: float16 without a GPU, nothing to resume from, or too few or many processes.
 
     Invariant: a tuning that was killed and resumed ends as an uninterrupted one, its curve too;
         bitwise on a CPU.
@@ -74,12 +74,17 @@ def finetune(
     checkpoint = find_checkpoint(folder) if resume else None
     if resume and not checkpoint:
         raise ValueError(f"resume is True, but {folder} holds no whole checkpoint; valid is False")
-    several = count_processes() > 1
+    asked, running = training.processes or 1, int(os.environ.get("WORLD_SIZE", 1))  # by torchrun
+    if asked != running:
+        raise ValueError(
+            f"processes is {asked}, but finetune runs in {running}; valid is to call "
+            "`finetune_in_processes`, which starts as many"
+        )
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=training.steps,
         per_device_train_batch_size=training.batch_size,
-        accelerator_config={"split_batches": several},  # every process gets its part of a batch
+        accelerator_config={"split_batches": running > 1},  # every process gets its part of a batch
         gradient_accumulation_steps=training.accumulation or 1,
         activation_checkpointing=training.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},  # or DDP refuses shared weights
@@ -117,7 +122,8 @@ def finetune(
         data_collator=task.collate,
         optimizers=(optimizer, make_schedule(optimizer, training)),
     )
-    trainer.task, trainer.in_parts = task, several or training.accumulation is not None
+    trainer.task = task
+    trainer.in_parts = running > 1 or training.accumulation is not None
     trainer.model_accepts_loss_kwargs |= trainer.in_parts  # it then counts a step's labels
     if training.distillation:
         trainer.teacher = teacher.eval().to(arguments.device)
@@ -135,11 +141,6 @@ def finetune(
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that training changes, shared ones once: all of them, or the adapters'."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def count_processes() -> int:
-    """How many processes share the tuning that this one takes part in."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def measure_divergence(logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:

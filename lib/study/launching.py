@@ -29,6 +29,7 @@ from study.places import find_input
 from study.quantization import add_adapters
 from study.tasks import load_task, make_batches
 
+WORKER = ("-m", "study.launching")
 SPEC, WEIGHTS, CURVE = "spec.json", "tuned.safetensors", "curve.json"
 
 
@@ -64,7 +65,7 @@ def finetune_in_processes(
     spec |= {"folder": str(folder.resolve()), "resume": resume}
     write_json(spec, folder / SPEC)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(processes), "-m", "study.launching", str(folder / SPEC)]
+    command += ["--nproc_per_node", str(processes), *WORKER, str(folder / SPEC)]
     library = str(Path(study.__path__[0]).parent)
     path = os.pathsep.join(filter(None, (library, os.environ.get("PYTHONPATH"))))
     threads = os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))
@@ -91,11 +92,10 @@ def check_processes(processes: int) -> None:
     Raises:
         ValueError: there are too few.
     """
-    n_gpus = torch.cuda.device_count()
-    if n_gpus and processes > n_gpus:
-        raise ValueError(
-            f"processes is {processes}, but there are {n_gpus} GPUs; valid are 1 to {n_gpus}"
-        )
+    n = torch.cuda.device_count()
+    if n and processes > n:
+        there = "is 1 GPU; valid is 1" if n == 1 else f"are {n} GPUs; valid are 1 to {n}"
+        raise ValueError(f"processes is {processes}, but there {there}")
 
 
 def run_process(spec: dict) -> None:
@@ -137,6 +137,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Command line: the file that says what to tune."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     run_process(read_json(Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
