@@ -414,6 +414,16 @@ def test_tuned_says_which_variants_of_a_model_are_tuned(load, whole):
     assert "base-tuned" in params.variants_of(VIT)  # and is evaluated as it is
 
 
+def test_a_model_may_have_seeds_of_its_own(load, refuse, whole):
+    content = profile(whole)
+    content["models"][VIT]["seeds"] = [7, 3]
+    params = load(content)
+    assert params.seeds_of(VIT, "permute-third") == [7, 3]
+    assert params.seeds_of(VIT, "random-1") == [7] and params.seeds_of(VIT, "base") == []
+    content["models"][VIT]["seeds"] = [7, 7]
+    assert f"models.{VIT}.seeds names 7 twice" in refuse(content)
+
+
 def test_every_leaf_of_another_kind_is_named_with_its_place(refuse, whole):
     content = profile(whole, OLMO)
 

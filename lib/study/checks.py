@@ -79,6 +79,7 @@ def _check_listed(params: "Params", model: str) -> None:
     tuned = params.models[model].tuned or ()
     _check_different(f"models.{model}.tuned", tuned)
     _check_known(f"models.{model}.tuned", tuned, params.variants_of(model))
+    _check_different(f"models.{model}.seeds", params.models[model].seeds or ())
     for variant in listed:
         recipe = params.recipes[variant]
         if recipe.ratio is None or recipe.ratio in params.counts(model, recipe):

@@ -17,6 +17,7 @@ from study.sections import (
     Recipe,
     Section,
     Seed,
+    Seeds,
     Sizes,
     Threads,
     Training,
@@ -42,7 +43,7 @@ class Params(Section):
 
     run: Annotated[list[Name], Field(min_length=1), Valid("is a list of names in `models`")]
     seed: Seed  # of what is drawn once: the base model's training, the order of random windows
-    seeds: Annotated[list[Seed], Field(min_length=1), Valid("is a list of whole numbers from 0")]
+    seeds: Seeds
     threads: Threads
     recipes: Annotated[dict[Name, Recipe], Valid("are names of variants, each with its method")]
     corpora: Annotated[dict[Corpus, Sizes], Valid("are names of corpora, each with its sizes")]
@@ -88,8 +89,8 @@ class Params(Section):
 
     def seeds_of(self, model: Name, variant: Name) -> list[int]:
         """The seeds that a variant of a model is tuned with; the untouched base has none."""
-        often = self._how_often(model, variant)
-        return {"all": self.seeds, "first": self.seeds[:1], "none": []}[often]
+        often, seeds = self._how_often(model, variant), self.model(model).seeds or self.seeds
+        return {"all": seeds, "first": seeds[:1], "none": []}[often]
 
     def _how_often(self, model: Name, variant: Name) -> str:
         tuned = self.model(model).tuned

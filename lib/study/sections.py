@@ -172,6 +172,7 @@ Steps = _whole(1, 10_000_000)
 Warmup = _whole(0, 10_000_000)
 Threads = _whole(1, 1024)
 Seed = _whole(0, 2**32 - 1)
+Seeds = Annotated[list[Seed], Field(min_length=1), Valid("is a list of whole numbers from 0")]
 Positive = _real("is a finite number above 0", gt=0)
 NotNegative = _real("is a finite number from 0 on", ge=0)
 Weight = _real("is a number from 0 to 1", ge=0, le=1)
@@ -382,6 +383,7 @@ class Model(Use):
     dropped: dict[Ratio, Count] = {}  # whole layers, for methods that remove those
     variants: Names | None = None  # the recipes to run; without it all that have a ratio here
     tuned: Names | None = None  # those of them that are tuned; without it all that say so
+    seeds: Seeds | None = None  # of its tuning; those at the top of params.yaml if left out
     finetune: Training
     downstream: Use | None = None
     readings: dict[Name, Use] = {}  # what else every variant is scored on, untuned and tuned
