@@ -44,7 +44,7 @@ def write_tiny_profile(root: Path, **choices) -> Path:
 
     Args:
         root: the folder.
-        choices: entries of params.yaml to replace, such as seeds, or a model's variants.
+        choices: entries of params.yaml to replace, such as seeds, or variants, tuned of the model.
     """
     root.mkdir(exist_ok=True)
     content = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
@@ -75,7 +75,7 @@ def write_tiny_profile(root: Path, **choices) -> Path:
         "removed": {"third": 2, "half": 3, "most": 5},
         "dropped": {"sixth": 1, "third": 2},
     }
-    model |= {"variants": choices.pop("variants", model.get("variants"))}
+    model |= {name: choices.pop(name, model.get(name)) for name in ("variants", "tuned")}
     content |= choices
     (root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     shutil.copytree(REPOSITORY / "notebooks", root / "notebooks")

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import shutil
+from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -24,6 +26,7 @@ from workflow.execute import main
 MODEL = "vit-glyphs"
 ONE = {"variants": ["permute-third"], "seeds": [0]}
 MANY = ["base-tuned", "vanilla-third", "permute-third", "permute-most", "drop-third"]
+TUNED = ["base-tuned", "permute-third", "drop-third"]  # each takes as long as all evaluations
 
 
 def stages(params, *models, beyond=()):
@@ -59,30 +62,6 @@ def run_here(notebook, parameters):
     plt.close("all")  # as a kernel that ends does
 
 
-def test_the_pipeline_runs_through_papermill_in_order(tmp_path, inside):
-    root = inside(write_tiny_profile(tmp_path, **ONE))
-    kernels = {"1_base", "5_finetune", "7_figures"}  # a kernel starts in ten seconds: only some
-    for notebook, parameters in stages(load_params(root), MODEL):
-        options = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
-        if notebook in kernels:
-            main([notebook, str(root / "executed" / f"{notebook}.ipynb"), *options])
-        else:
-            run_here(notebook, parameters)
-    assert {path.stem for path in (root / "executed").iterdir()} == kernels
-    for path in (root / "executed").iterdir():
-        cells = nbformat.read(path, as_version=4).cells
-        assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
-    results = pd.read_csv(root / "results" / "results.csv")
-    assert list(results) == [*COLUMNS, "trained_in", "hardware"]
-    assert results.phase.tolist() == ["base", "base", "merged", "tuned", "tuned"]
-    assert results.precision.tolist() == ["float32", "int8", "float32", "float32", "int8"]
-    base, base8, merged, tuned, tuned8 = results.to_dict("records")
-    assert merged["parameters"] == tuned["parameters"] < base["parameters"]
-    assert tuned8["bytes"] < min(tuned["bytes"], base8["bytes"]) < base["bytes"]
-    assert tuned["n_examples"] == 64
-    assert (root / "figures" / f"fig2-removed-{MODEL}.png").stat().st_size > 10_000
-
-
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory):
     """The whole tiny pipeline, a variant of every kind, twice from nothing."""
@@ -91,7 +70,8 @@ def two_runs(tmp_path_factory):
     roots, before = [], os.getcwd()
     os.environ[PUBLISH] = "1"
     for name in ("first", "second"):
-        root = write_tiny_profile(tmp_path_factory.mktemp(name), variants=MANY, seeds=[0, 1])
+        folder, many = tmp_path_factory.mktemp(name), {"variants": MANY, "tuned": TUNED}
+        root = write_tiny_profile(folder, **many, seeds=[0, 1])
         os.chdir(root)
         find_root.cache_clear()
         for notebook, parameters in stages(load_params(root), MODEL, beyond=[MODEL]):
@@ -121,21 +101,51 @@ def test_figures_and_tables_are_the_same_bytes_twice(two_runs):
 
 
 def test_every_variant_and_seed_is_in_the_results(two_runs):
-    root = two_runs[0]
-    results = pd.read_csv(root / "results" / "results.csv")
-    params = load_params(root)
+    results = pd.read_csv(two_runs[0] / "results" / "results.csv")
+    assert set(results.variant) == {"base", *MANY}
     tuned = (
         results[(results.phase == "tuned") & (results.precision == "float32")]
         .groupby("variant")
         .seed.apply(list)
         .to_dict()
     )
-    assert tuned == {v: params.seeds_of(MODEL, v) for v in params.variants_of(MODEL) if v != "base"}
+    assert tuned == {variant: [0, 1] for variant in TUNED}
     removed = results.groupby("variant")[["removed", "kind"]].first()
     assert removed.loc["permute-most"].tolist() == [5, "FF sublayers"]
     assert removed.loc["drop-third"].tolist() == [2, "layers"]
     merged = results[results.method.isin(["permute", "vanilla"])]
     assert merged.groupby("removed").parameters.nunique().eq(1).all()
+
+
+def test_every_state_of_a_variant_is_in_the_results(two_runs):
+    results = pd.read_csv(two_runs[0] / "results" / "results.csv")
+    assert list(results) == [*COLUMNS, "trained_in", "hardware"]
+    results = results[results.variant.isin(["base", "permute-third"])]
+    assert results.phase.tolist() == ["base", "base", "merged", *["tuned"] * 4]
+    whole, int8 = ["float32"], ["int8"]
+    assert results.precision.tolist() == [*whole, *int8, *whole, *whole * 2, *int8 * 2]
+    base, base8, merged, tuned, _, tuned8, _ = results.to_dict("records")
+    assert merged["parameters"] == tuned["parameters"] < base["parameters"]
+    assert tuned8["bytes"] < min(tuned["bytes"], base8["bytes"]) < base["bytes"]
+    assert tuned["n_examples"] == 64
+    figure = two_runs[0] / "figures" / f"fig2-removed-{MODEL}.png"
+    assert figure.stat().st_size > 10_000
+
+
+def test_papermill_computes_the_same_in_a_kernel(two_runs, tmp_path, inside):
+    root = inside(Path(shutil.copytree(two_runs[0], tmp_path / "copy")))
+    tuned = Path(f"models/{MODEL}/tuned/permute-third/1/model.safetensors")
+    results = Path("results/results.csv")
+    (root / tuned).unlink()
+    (root / results).unlink()
+    seed = ["-p", "model", MODEL, "-p", "variant", "permute-third", "-p", "seed", "1"]
+    for notebook, options in {"5_finetune": seed, "7_figures": []}.items():
+        executed = root / "executed" / f"{notebook}.ipynb"
+        main([notebook, str(executed), *options])
+        cells = nbformat.read(executed, as_version=4).cells
+        assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+    for file in (tuned, results):
+        assert (root / file).read_bytes() == (two_runs[0] / file).read_bytes(), file
 
 
 @pytest.fixture
