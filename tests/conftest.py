@@ -9,6 +9,7 @@ import matplotlib
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 from ffmerge.regression import regress_groups
 from study.config import find_root, load_params
@@ -94,6 +95,14 @@ def few_steps(monkeypatch):
 def publishing(monkeypatch):
     """Notebooks write where the pipeline lets them, unless a test takes this away."""
     monkeypatch.setenv(PUBLISH, "1")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made but not drawn, where a test looks at numbers: drawing takes longer."""
+    monkeypatch.setattr(Figure, "tight_layout", lambda self, **options: None)
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).touch())
 
 
 @pytest.fixture

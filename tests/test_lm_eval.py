@@ -1,7 +1,6 @@
 """lm-eval on a saved folder, by the commands of docs/lm_eval.md: our own scores of the same items.
 
-It needs lm_eval, which the study does not: see the page for the environment, then
-`python -m pytest -m slow tests/test_lm_eval.py` there.
+It needs lm_eval, which the study does not: the page has the environment and the command.
 """
 
 import json

@@ -202,7 +202,7 @@ def reads(monkeypatch):
 
 
 def test_notebooks_read_no_setting_that_their_stage_does_not_depend_on(
-    tmp_path, inside, monkeypatch, reads
+    tmp_path, inside, monkeypatch, reads, undrawn
 ):
     root = inside(write_tiny_profile(tmp_path, variants=["permute-third"], seeds=[0]))
     params = load_params()
