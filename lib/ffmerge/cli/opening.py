@@ -16,6 +16,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ffmerge.checkpoints import load
+from ffmerge.hub import asking_hub
 
 Reads = Literal["text", "pairs", "images"]
 
@@ -57,7 +58,8 @@ def open_model(source: str) -> Opened:
         if is_gguf:
             model = open_gguf(path)
         else:
-            model = load(path if path.exists() else source)
+            with asking_hub(source, "model"):
+                model = load(path if path.exists() else source)
     except (OSError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ffmerge.hub import asking_hub
+
 TEXTS, ROWS = (".txt", ".md"), (".jsonl",)
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 CHUNK = 100_000  # characters: a long text is read, and tokenized, piece by piece
@@ -103,14 +105,15 @@ def read_hub(source: str, seed: int) -> Iterator[Row]:
             "datasets; `pip install datasets` brings it"
         ) from None
     name, _, configuration = source.partition(":")
-    try:
-        rows = load_dataset(name, configuration or None, split="train", streaming=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ValueError(
-            f"--data {source!r} is neither a file here nor a data set on the hub ({reason}); valid "
-            "are text or JSONL files, folders of images, and names of data sets"
-        ) from None
+    with asking_hub(name, "dataset"):
+        try:
+            rows = load_dataset(name, configuration or None, split="train", streaming=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise ValueError(
+                f"--data {source!r} is neither a file here nor a data set on the hub ({reason}); "
+                "valid are text or JSONL files, folders of images, and names of data sets"
+            ) from None
     yield from rows.shuffle(seed=seed, buffer_size=BUFFER)
 
 

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from ffmerge.activations import Batch
+from ffmerge.hub import asking_hub
 from study.metrics import Metric
 from study.sections import Base, Data
 from study.tasks import Score
@@ -32,7 +33,10 @@ class Task:
         if (folder / "preprocessor_config.json").exists():
             self.processor = AutoImageProcessor.from_pretrained(folder)
         elif base.hub:
-            self.processor = AutoImageProcessor.from_pretrained(base.hub, revision=base.revision)
+            with asking_hub(base.hub, "model", base.revision):
+                self.processor = AutoImageProcessor.from_pretrained(
+                    base.hub, revision=base.revision
+                )
         else:
             self.processor = ViTImageProcessorPil(**base.processor)
         self.mode = "RGB" if len(self.processor.image_mean) == 3 else "L"
