@@ -8,14 +8,9 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from conftest import write_tiny_profile
-from datasets import ClassLabel, Dataset, Features, Image
-from PIL import Image as Pillow
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from study.config import find_root, load_params
 from study.places import PUBLISH, SCRATCH
@@ -226,51 +221,6 @@ NEEDS = [
 def test_a_missing_input_says_which_notebook_makes_it(tiny, notebook, values, message):
     with pytest.raises(FileNotFoundError, match=message):
         run_here(notebook, {"model": MODEL} | values)
-
-
-def test_a_hub_model_with_streamed_hub_data_takes_the_same_path(tmp_path, inside, undrawn):
-    """ViT-B/16 on ImageNet in small: a saved RGB model, Parquet images, no training of the base."""
-    rng = np.random.default_rng(0)
-    size, classes = 16, ["cat", "dog", "owl"]
-    features = Features({"image": Image(), "label": ClassLabel(names=classes)})
-    (tmp_path / "imagenet").mkdir()
-    for split in ("train", "validation"):
-        pixels = rng.integers(256, size=(40, 20, 24, 3), dtype=np.uint8)
-        images = [Pillow.fromarray(x) for x in pixels[:-1]] + [Pillow.fromarray(pixels[-1, ..., 0])]
-        data = {"image": images, "label": rng.integers(3, size=40)}
-        Dataset.from_dict(data, features=features).to_parquet(
-            tmp_path / f"imagenet/{split}.parquet"
-        )
-    hub = tmp_path / "hub"
-    config = ViTConfig(
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=6,
-        num_attention_heads=2,
-        image_size=size,
-        patch_size=8,
-        num_labels=3,
-    )
-    ViTForImageClassification(config).save_pretrained(hub)
-    ViTImageProcessorPil(size={"height": size, "width": size}).save_pretrained(hub)
-
-    root = inside(write_tiny_profile(tmp_path / "root", **ONE))
-    content = yaml.safe_load((root / "params.yaml").read_text())
-    entry = content["models"].pop(MODEL)
-    entry["base"] = {"hub": str(hub)}
-    entry["data"] = {
-        "path": str(tmp_path / "imagenet"),
-        "streaming": True,
-        "splits": {"train": "train", "validation": "validation", "test": "validation"},
-    }
-    content |= {"models": {"vit-base": entry}, "run": ["vit-base"], "corpora": {}}
-    (root / "params.yaml").write_text(yaml.safe_dump(content))
-    for notebook, parameters in stages(load_params(root), "vit-base"):
-        run_here(notebook, parameters)
-    results = pd.read_csv(root / "results" / "results.csv")
-    assert results.phase.tolist() == ["base", "base", "merged", "tuned", "tuned"]
-    assert (results.n_examples == 40).all() and (results.model == "vit-base").all()
-    assert not (root / "data").exists()
 
 
 def test_every_parameter_that_dvc_passes_exists_in_its_notebook(repository):

@@ -11,6 +11,8 @@ from ffmerge.hub import asking_hub
 from study.packages import unpack_file
 from study.sections import Base
 
+LONGEST = 10**7  # what transformers puts where a tokenizer names none is far above
+
 
 def load_pretrained(base: Base) -> PreTrainedModel:
     """The model itself, in float32 where it comes from a package.
@@ -32,6 +34,9 @@ def load_pretrained_tokenizer(base: Base) -> Tokenizer:
 
     Args:
         base: as in `load_pretrained`.
+
+    Raises:
+        ValueError: as `load_pretrained`, or nobody says how long a sequence may be.
     """
     if base.hub:
         with asking_hub(base.hub, "model", base.revision):
@@ -40,6 +45,11 @@ def load_pretrained_tokenizer(base: Base) -> Tokenizer:
         file = fetch_file(base)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.model_max_length = base.processor.get("context", tokenizer.model_max_length)
+    if tokenizer.model_max_length > LONGEST:
+        raise ValueError(
+            f"the tokenizer of {base.hub or base.package} names no longest sequence; valid is an "
+            "entry with base.processor.context, in tokens"
+        )
     return tokenizer
 
 

@@ -379,6 +379,7 @@ class Model(Use):
     attention: Literal["eager", "sdpa"] = "sdpa"
     base: Base
     features: Features
+    features_data: Data | None = None  # where features come from other examples than its own
     removed: dict[Ratio, Count] = {}  # FF sublayers that go, at each ratio
     dropped: dict[Ratio, Count] = {}  # whole layers, for methods that remove those
     variants: Names | None = None  # the recipes to run; without it all that have a ratio here
@@ -393,6 +394,11 @@ class Model(Use):
         if removes == "% of weights":  # what is stored as zeros, whatever the model
             return {"half": 50}
         return self.dropped if removes == "layers" else self.removed
+
+    @property
+    def examined(self) -> Use:
+        """What the features are collected on."""
+        return self.model_copy(update={"data": self.features_data or self.data})
 
     @property
     def recovery(self) -> Use:

@@ -63,7 +63,9 @@ def find_uses(notebook: str, model: Model, own: bool = True) -> dict[str, Use]:
         model: its entry in params.yaml.
         own: whether what the base was taught is evaluated too, which is so before any tuning.
     """
-    if notebook in ("0_tour", "1_base", "2_activations", "4_merges", "8_beyond"):
+    if notebook == "2_activations":
+        return {"use": model.examined}
+    if notebook in ("0_tour", "1_base", "4_merges", "8_beyond"):
         return {"use": model}
     if notebook == "5_finetune":
         return {"use": model.recovery}

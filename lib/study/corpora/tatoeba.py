@@ -5,18 +5,23 @@ challenge's later ones on the hub. Files there name English the source: here it 
 """
 
 import gzip
+import shutil
 import tarfile
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 from datasets import Dataset, load_dataset
 from tqdm import tqdm
 
+from ffmerge.hub import WAIT, asking_hub
 from study.corpora import write_split
 
 ARCHIVE = "https://object.pouta.csc.fi/Tatoeba-Challenge-v2020-07-28/eng-zho.tar"
-HUB = {"path": "Helsinki-NLP/tatoeba_mt", "name": "eng-zho", "revision": "refs/convert/parquet"}
+HUB, REVISION = "Helsinki-NLP/tatoeba_mt", "3c5cecdcb8ddd6050220422c70c220194366d5f8"  # v2021-08-07
+FILES = f"hf://datasets/{HUB}@{REVISION}"
+HELD_OUT = {"validation": "dev/tatoeba-dev.eng-zho.tsv", "test": "test/tatoeba-test.eng-zho.tsv"}
+COLUMNS = ["sourceLang", "targetlang", "sourceString", "targetString"]
 
 
 def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
@@ -25,18 +30,62 @@ def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
     Args:
         folder: an existing, empty folder.
         train, validation, test: number of pairs that the paper's Table 9 gives, and that must be
-            there.
+            there; the small files are counted before the large one is downloaded.
+
+    Raises:
+        ValueError: other numbers of pairs, or a server that refuses or does not answer.
     """
-    for split in ("validation", "test"):
-        rows = load_dataset(**HUB, split=split)
-        pairs = {"source": rows["targetString"], "target": rows["sourceString"]}
-        write_split(Dataset.from_dict(pairs), folder, split)
+    for split, expected in (("validation", validation), ("test", test)):
+        pairs = read_held_out(HELD_OUT[split])
+        if len(pairs) != expected:
+            raise ValueError(
+                f"{HUB} holds {len(pairs):,} pairs for {split} at revision {REVISION[:7]}, but "
+                f"params.yaml says corpora.tatoeba.{split}: {expected}; valid is the number that "
+                "is there, and a result is then not comparable with the paper's"
+            )
+        write_split(pairs, folder, split)
     archive = folder / "eng-zho.tar"
-    with tqdm(desc="OPUS eng-zho", unit="B", unit_scale=True) as bar:
-        urllib.request.urlretrieve(ARCHIVE, archive, lambda n, size, total: bar.update(size))
+    download(ARCHIVE, archive)
     pairs = Dataset.from_generator(read_pairs, gen_kwargs={"archive": archive})
     write_split(pairs, folder, "train")
     archive.unlink()
+
+
+def read_held_out(file: str) -> Dataset:
+    """The pairs of a TSV of the hub: columns `source`, Chinese, and `target`, English.
+
+    Args:
+        file: its path there; lines of two languages and two texts, whose quotes mean nothing.
+    """
+    with asking_hub(HUB, "dataset", REVISION):
+        rows = load_dataset(
+            "csv",
+            data_files=f"{FILES}/{file}",
+            split="train",
+            delimiter="\t",
+            column_names=COLUMNS,
+            quoting=3,
+            keep_default_na=False,
+        )
+    return Dataset.from_dict({"source": rows["targetString"], "target": rows["sourceString"]})
+
+
+def download(url: str, path: Path) -> None:
+    """A file of the web.
+
+    Raises:
+        ValueError: its server refuses or does not answer.
+    """
+    try:
+        with urlopen(url, timeout=WAIT) as answer, path.open("wb") as file:
+            size = int(answer.headers.get("Content-Length", 0)) or None
+            with tqdm.wrapattr(file, "write", total=size, desc=path.name) as bar:
+                shutil.copyfileobj(answer, bar, 1 << 20)
+    except OSError as error:
+        raise ValueError(
+            f"{url} cannot be downloaded ({error}); valid are a network that reaches it, or the "
+            "corpus copied from a machine that has it"
+        ) from error
 
 
 def read_pairs(archive: Path) -> Iterator[dict[str, str]]:

@@ -70,7 +70,12 @@ class Task(Protocol):
 
 
 def load_task(
-    name: str, params: Params, root: Path, downstream: bool = False, reading: str | None = None
+    name: str,
+    params: Params,
+    root: Path,
+    downstream: bool = False,
+    reading: str | None = None,
+    features: bool = False,
 ) -> Task:
     """The task of a model, with its data at hand.
 
@@ -79,12 +84,13 @@ def load_task(
         params, root: params.yaml and the folder that it lies in.
         downstream: the task of its recovery fine-tuning and test, where that is another one.
         reading: the task of one of its `readings` instead.
+        features: its own task on the examples that its features are collected on.
 
     Raises:
         ValueError: an embedded corpus that differs from data.dvc.
     """
     model = params.model(name)
-    use = model.recovery if downstream else model
+    use = model.recovery if downstream else model.examined if features else model
     use = model.readings[reading] if reading else use
     data = use.data
     if data.corpus:

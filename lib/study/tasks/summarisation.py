@@ -31,8 +31,9 @@ class Task(TextTask):
         raise ValueError("task summarisation has no base model of its own; valid as `downstream`")
 
     def dataset(self, split: str, limit: int | None = None, seed: int = 0) -> Iterable:
-        """The dialogues of a split with their summaries."""
-        return load_split(self.data, split, limit, seed)
+        """The dialogues of a split with their summaries; SAMSum's mirrors have an empty one."""
+        rows, dialogue = load_split(self.data, split, limit, seed), self.column("dialogue")
+        return rows.filter(lambda row: row[dialogue])
 
     def collate(self, examples: list[dict]) -> TextBatch:
         """Prompt and summary, padded on the right; the prompt is not a label."""
