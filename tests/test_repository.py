@@ -153,6 +153,11 @@ def test_the_environment_has_one_source_of_truth(repository):
     lines = (repository / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith(("#", "-e"))]
     assert all(re.fullmatch(r"[\w-]+==[\w.]+", pin) for pin in pins)
+    assert conda["dependencies"][:2] == ["python=3.11", "pip"]  # what the Makefile asks for
+    assert "(3, 11)" in (repository / "Makefile").read_text()
+    page = (repository / "docs" / "paper-scale.md").read_text()
+    (torch,) = (pin for pin in pins if pin.startswith("torch=="))
+    assert f"pip install {torch} --index-url https://download.pytorch.org/whl/cu" in page
 
 
 @pytest.fixture
