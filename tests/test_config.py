@@ -196,7 +196,7 @@ def test_tasks_and_corpora_are_the_files_that_hold_one():
     reading = ["choices", "documents", "language"]
     assert list_tasks() == sorted([*reading, "images", "summarisation", "translation"])
     made = ["cldr", "dialogues", "docs", "glyphs", "pretraining", "quiz"]
-    assert list_corpora() == sorted([*made, "addresses", "tatoeba"])
+    assert list_corpora() == sorted([*made, "addresses", "dolma", "tatoeba"])
 
 
 M = f"models/{VIT}"

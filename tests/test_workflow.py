@@ -19,7 +19,7 @@ import ffmerge
 from study.config import load_params
 from study.corpora import ensure_corpus, find_fingerprint, fingerprint
 from study.places import PUBLISH
-from study.sections import Section
+from study.sections import Data, Section
 from study.settings import find_settings
 from workflow import durations
 from workflow.code import find_imports, find_modules, normalise, notebook_code, write_copies
@@ -159,6 +159,23 @@ def test_settings_are_resolved_and_what_is_off_is_left_out(tiny):
     assert base["seed"] == 0  # not off: it has no default
     with pytest.raises(ValueError, match="notebook '8_more' has no stage; valid are 0_tour, 1_"):
         find_settings("8_more", params, root, "vit-glyphs")
+
+
+def test_features_may_come_from_other_data_which_only_their_stage_depends_on(tiny):
+    root, params = tiny
+    entry = params.model("vit-glyphs")
+    other = entry.model_copy(update={"features_data": Data(path="a/sample")})
+    changed = params.model_copy(update={"models": {"vit-glyphs": other}})
+    for notebook in ("1_base", "2_activations", "3_permutations", "4_merges"):
+        names = {"method": "permute"} if notebook == "4_merges" else {}
+        plain, found = (
+            find_settings(notebook, p, root, "vit-glyphs", **names) for p in (params, changed)
+        )
+        assert "features_data" not in str(plain)
+        assert (plain == found) == (notebook != "2_activations"), notebook
+    assert plain["use"]["data"]["path"] == "data/glyphs"
+    activations = find_settings("2_activations", changed, root, "vit-glyphs")
+    assert activations["use"]["data"]["path"] == "a/sample"
 
 
 def test_the_versions_beside_a_copy_are_of_what_it_imports(tiny):

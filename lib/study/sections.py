@@ -398,7 +398,9 @@ class Model(Use):
     @property
     def examined(self) -> Use:
         """What the features are collected on."""
-        return self.model_copy(update={"data": self.features_data or self.data})
+        if self.features_data is None:
+            return self
+        return self.model_copy(update={"data": self.features_data})
 
     @property
     def recovery(self) -> Use:
