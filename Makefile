@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 export PYTHONWARNINGS := ignore:IProgress not found
 TOUR   := scratch/0_tour.ipynb
 
-.PHONY: help repro test tour lab repro-from-scratch strip push check
+.PHONY: help repro test tour lab repro-from-scratch rehearsal strip push check
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -31,6 +31,9 @@ lab: $(READY)  ## JupyterLab at the root of the repository, with the tour in vie
 
 repro-from-scratch: $(READY)  ## recompute all; MODEL=vit-glyphs: only it; BASES=keep: not the bases
 	@python -m workflow.repro $(if $(filter keep,$(BASES)),--keep-bases) --from-scratch $(MODEL)
+
+rehearsal: $(READY)  ## what the real run of MODEL=gpt2-large will cost here: random weights, no network
+	@TQDM_DISABLE=1 TRANSFORMERS_VERBOSITY=error python -m study.rehearsal $(MODEL)
 
 strip: $(READY)  ## clear the outputs of the source notebooks, before a commit
 	@jupyter nbconvert --clear-output --inplace notebooks/*.ipynb

@@ -1,0 +1,220 @@
+"""What tying and pruning buy at run time: memory, batches, throughput, bytes that travel.
+
+    python benchmarks/runtime.py [MODEL …] [--rounds 7]
+
+For every model of `run`: the uncompressed one, a third merged and tied (`permute-third`), the same
+weights untied, and as many neurons pruned everywhere (the plan of `obs-third`; only shapes matter
+here). Batches are random, of the shapes that the entry has. Bytes of weights, gradients and AdamW's
+state are counted from tensors after a real step. Peaks are measured each in a process of its own,
+from what its imports took, with memory that is freed given back at once. The budget is what the
+uncompressed model takes at its entry's batch; the largest batch in it follows from two smaller
+ones, and is then tried. Throughput: medians of interleaved rounds, in processor time, so that
+other work on the machine counts little. results/benchmarks/runtime.csv and .png. Linux.
+"""
+
+import argparse
+import copy
+import os
+import platform
+import statistics
+import time
+
+import accelerate
+import accelerate.hooks
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from ffmerge.checkpoints import load
+from ffmerge.methods import Evidence, find_method
+from ffmerge.offloading import count_bytes, count_moved, count_resident
+from ffmerge.patches import apply_patch, apply_plan, count_parameters
+from ffmerge.saving.exporting import untie
+from study.apart import call_apart
+from study.config import find_root, load_params
+from study.hardware import describe_hardware
+from study.patches import find_patch
+from study.peaks import read_peak, reset_peak
+from study.rehearsal.models import RandomTask
+from study.rehearsal.parts import Rehearsal
+from study.report.runtime import plot_runtime
+from study.report.style import use_style
+
+VARIANTS = ("uncompressed", "permute", "permute, untied", "neurons: OBS")
+LIMIT = 900  # seconds of one process
+
+
+def main() -> None:
+    """Measure, print, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="*", help="names in params.yaml; else all of `run`")
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # of the processes: what is freed is given back
+    root, rows = find_root(), []
+    for model in args.models or load_params().run:
+        rows += measure(model, args.rounds)
+        print(pd.DataFrame(rows).tail(len(VARIANTS)).to_string(index=False), flush=True)
+    table = pd.DataFrame(rows).assign(hardware=f"{describe_hardware()}, {platform.machine()}")
+    path = root / "results" / "benchmarks" / "runtime.csv"
+    table.to_csv(path, index=False, float_format="%.4g")
+    draw(path)
+
+
+def draw(path) -> None:
+    """The picture beside the table."""
+    use_style()
+    plot_runtime(pd.read_csv(path)).savefig(path.with_suffix(".png"))
+
+
+def measure(model: str, rounds: int) -> list[dict]:
+    """One row for each variant of a model."""
+    rows, budget = {}, None
+    for variant in VARIANTS:
+        rows[variant] = {"model": model, "variant": variant}
+        rows[variant] |= apart(measure_tuning, model, variant)
+        rows[variant] |= apart(measure_inference, model, variant, budget)
+        budget = rows[variant]["budget_bytes"]
+    largest = {variant: row["largest_batch"] for variant, row in rows.items()}
+    for variant, speed in apart(measure_throughput, model, largest, rounds).items():
+        rows[variant]["tokens_per_second"] = speed
+    for row in rows.values():
+        row["throughput_ratio"] = (
+            row["tokens_per_second"] / rows["uncompressed"]["tokens_per_second"]
+        )
+    return list(rows.values())
+
+
+def apart(function, *args) -> dict:
+    """A measurement in a process of its own."""
+    return call_apart(function, *args, seconds=LIMIT, preload="study.rehearsal.measures")
+
+
+def make(r: Rehearsal, variant: str) -> nn.Module:
+    """A variant of a model, on its own: nothing else is left in memory."""
+    base = load(r.root / f"models/{r.name}/base", attn_implementation=r.entry.attention)
+    if variant == "uncompressed":
+        return copy.deepcopy(base)
+    if variant == "neurons: OBS":
+        surgeon = find_method("neurons_obs_refit")
+        (plan,) = surgeon.list_plans(base, r.entry.removed["third"], Evidence())
+        return apply_plan(base, plan)
+    tied = apply_patch(base, find_patch(r.name, "permute-third", "permute"))
+    return untie(tied) if variant.endswith("untied") else tied
+
+
+def start(model: str) -> tuple[Rehearsal, RandomTask, int, int]:
+    """The entry, its random data, the length of an example, and the bytes that imports took."""
+    params = load_params()
+    torch.set_num_threads(params.threads)
+    torch.manual_seed(0)
+    r = Rehearsal(params, find_root(), model)
+    task, before = RandomTask(r.config, r.entry.task), reset_peak()
+    return r, task, r.length(r.entry), before
+
+
+def infer(model: nn.Module, task: RandomTask, rows: int, length: int) -> None:
+    """One forward pass."""
+    batch = task.make_batch(rows, length)
+    labels = batch.pop("labels")
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = labels
+    with torch.no_grad():
+        model(**batch)
+
+
+def measure_tuning(name: str, variant: str) -> dict:
+    """Exact bytes of weights, gradients and optimizer state, and the peak of a tuning step."""
+    r, task, length, before = start(name)
+    model = make(r, variant).train()
+    optimizer = AdamW(model.parameters(), 1e-5)
+    reset_peak()
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(**task.make_batch(r.entry.finetune.batch_size, length)).loss.backward()
+        optimizer.step()
+    weights = count_bytes(model.parameters())
+    gradients = count_bytes(p.grad for p in model.parameters() if p.grad is not None)
+    held = [t for state in optimizer.state.values() for t in state.values()]
+    optimizer_bytes = count_bytes(held)
+    return {
+        "parameters": count_parameters(model),
+        "weight_bytes": weights,
+        "gradient_bytes": gradients,
+        "optimizer_bytes": optimizer_bytes,
+        "state_bytes": weights + gradients + optimizer_bytes,
+        "tuning_batch": r.entry.finetune.batch_size,
+        "tuning_peak_bytes": read_peak() - before,
+    }
+
+
+def measure_inference(name: str, variant: str, budget: int | None) -> dict:
+    """Peaks of a forward pass, the largest batch in the budget, and bytes that travel."""
+    r, task, length, before = start(name)
+    model, rows = make(r, variant).eval(), r.entry.batch_size
+    example = task.make_batch(1, length)
+    example.pop("labels") if not model.config.is_encoder_decoder else None
+    moved = count_moved(model, example)
+    peaks = {n: find_peak(model, task, n, length, before) for n in (max(1, rows // 2), rows)}
+    most, least = peaks[rows], peaks[max(1, rows // 2)]
+    budget = budget or most
+    largest = rows + int((budget - most) / ((most - least) / (rows - max(1, rows // 2))))
+    while budget > most and (found := find_peak(model, task, largest, length, before)) > budget:
+        largest -= 1
+    return {
+        "length": length,
+        "batch": rows,
+        "inference_peak_bytes": most,
+        "budget_bytes": budget,
+        "largest_batch": largest,
+        "peak_at_largest_bytes": found if budget > most else most,
+        "moved_bytes": moved,
+        "resident_bytes": count_resident(model),
+        "moved_by_accelerate_bytes": count_accelerate(model, example),
+    }
+
+
+def find_peak(model: nn.Module, task: RandomTask, rows: int, length: int, before: int) -> int:
+    """Bytes at the peak of a forward pass, above what imports took."""
+    reset_peak()
+    infer(model, task, rows, length)
+    return read_peak() - before
+
+
+def count_accelerate(model: nn.Module, batch: dict) -> int:
+    """Bytes that accelerate's `cpu_offload` brings in for a forward pass."""
+    moved, bring = 0, accelerate.hooks.set_module_tensor_to_device
+
+    def count(module, name, device, value=None, tied_params_map=None, **kwargs):
+        nonlocal moved
+        is_there = value is not None and device in (tied_params_map or {}).get(value.data_ptr(), ())
+        moved += 0 if value is None or is_there else value.numel() * value.element_size()
+        return bring(module, name, device, value=value, tied_params_map=tied_params_map, **kwargs)
+
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    accelerate.hooks.set_module_tensor_to_device = count
+    try:
+        with torch.no_grad():
+            model(**batch)
+    finally:
+        accelerate.hooks.set_module_tensor_to_device = bring
+    return moved
+
+
+def measure_throughput(name: str, largest: dict[str, int], rounds: int) -> dict[str, float]:
+    """Median tokens per second of each variant at its largest batch, in interleaved rounds."""
+    r, task, length, _ = start(name)
+    models = {variant: make(r, variant).eval() for variant in largest}
+    times: dict[str, list[float]] = {variant: [] for variant in largest}
+    for n in range(rounds + 1):
+        for variant, model in models.items():
+            begin = time.process_time()
+            infer(model, task, largest[variant], length)
+            if n:  # the first round warms up
+                times[variant].append(time.process_time() - begin)
+    return {v: largest[v] * length / statistics.median(times[v]) for v in largest}
+
+
+if __name__ == "__main__":
+    main()

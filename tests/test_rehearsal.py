@@ -1,0 +1,104 @@
+"""The dress rehearsal: counts as the real run has them, sizes as published, nothing that won't fit."""
+
+import math
+import os
+import time
+
+import pytest
+import torch
+
+from ffmerge.patches import count_parameters
+from study.apart import call_apart
+from study.config import load_params
+from study.peaks import find_room, read_peak, reset_peak
+from study.rehearsal import __main__ as command
+from study.rehearsal.measures import measure
+from study.rehearsal.parts import Rehearsal, list_parts
+from workflow.stages import list_stages
+
+
+@pytest.fixture
+def tiny_rehearsal(tiny):
+    root, params = tiny
+    return Rehearsal(params, root, "vit-glyphs")
+
+
+def test_every_stage_of_an_embedded_model_is_rehearsed(tiny_rehearsal):
+    r, parts = tiny_rehearsal, list_parts(tiny_rehearsal)
+    table = command.rehearse(parts, lambda part: measure(r, part.key))
+    assert table.skipped.isna().all() and (table.hours > 0).all() and (table.peak_gb > 0).all()
+    kinds = {kind for kind, items in list_stages(r.params).items() if items} - {"beyond"}
+    assert set(table.stage) == kinds
+    per_unit = table.set_index("part").seconds_each * table.set_index("part").times / 3600
+    assert per_unit.to_list() == pytest.approx(table.hours.to_list())
+    assert f"{table.hours.sum():.3g} hours on {table.hardware[0]}" in command.describe(table)
+    assert list(r.root.glob("tmp*")) == []  # what was trained and saved is gone
+
+
+def test_counts_are_those_of_the_stages(tiny_rehearsal, repository):
+    for r in (tiny_rehearsal, Rehearsal(load_params(repository), repository, "gpt2-docs")):
+        stages = list_stages(r.params.model_copy(update={"run": [r.name]}))
+        assert sum(r.count_tunings().values()) == len(stages["finetune"])
+        steps = [r.params.training(r.name, s["variant"]).steps for s in stages["finetune"].values()]
+        assert sum(r.count_steps().values()) == sum(steps)
+        assert list(r.candidates) == [s["method"] for s in stages["merges"].values()]
+        depth = sum(r.entry.layers.values())
+        windows = sum(depth - n for n in r.entry.removed.values())
+        assert r.candidates["permute"] == r.candidates["vanilla"] == windows
+        assert r.candidates["drop"] == sum(depth - n + 1 for n in r.entry.dropped.values())
+
+
+def test_a_test_split_is_scored_once_for_every_state(tiny_rehearsal):
+    ((place, n), (_, own)) = tiny_rehearsal.list_scorings()
+    params, name = tiny_rehearsal.params, "vit-glyphs"
+    variants = params.variants_of(name)
+    tuned = sum(len(params.seeds_of(name, v)) for v in variants)
+    untuned = [v for v in variants if v != "base-tuned"]
+    beside = [v for v in variants if v != "base"]
+    int8 = 1 + len(params.seeds)  # of the base, and of permute-third
+    assert (place, own) == ("", 0) and n == tuned + len(untuned) + len(beside) + int8
+
+
+def test_what_does_not_fit_is_told_and_not_started(tiny_rehearsal, monkeypatch):
+    monkeypatch.setattr(command, "find_room", lambda: 10_000_000)
+    table = command.rehearse(list_parts(tiny_rehearsal), lambda part: pytest.fail("started"))
+    assert table.skipped.str.fullmatch(r"needs about .* GB, 0.0 GB are free, of which .*").all()
+    assert table.hours.isna().all()
+
+
+def test_the_papers_models_have_their_published_sizes(repository):
+    params = load_params(repository)
+    sizes = {"gpt2-large": 774_030_080, "vit-base": 86_567_656, "olmo-7b": 6_888_095_744}
+    for name, size in sizes.items():
+        r = Rehearsal(params, repository, name)
+        assert count_parameters(r.outline) == size
+        assert r.widths == {"gpt2-large": (1280, 5120), "olmo-7b": (4096, 11008)}.get(
+            name, (768, 3072)
+        )
+
+
+def test_an_unknown_model_is_told_in_a_sentence(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["rehearsal", "gpt5"])
+    assert command.main() == 2
+    assert "error: model 'gpt5' is unknown; valid are vit-glyphs" in capsys.readouterr().err
+
+
+def test_a_call_apart_returns_raises_or_is_ended():
+    assert call_apart(math.sqrt, 9, seconds=60, preload="json") == 3
+    with pytest.raises(ChildProcessError, match="ValueError"):
+        call_apart(math.sqrt, -1, seconds=60, preload="json")
+    with pytest.raises(ChildProcessError, match="ended with status 7"):
+        call_apart(os._exit, 7, seconds=60, preload="json")
+    with pytest.raises(TimeoutError, match="did not end"):
+        call_apart(time.sleep, 60, seconds=0.1, preload="json")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux tells its peaks")
+def test_the_peak_is_of_what_was_held_since():
+    before = reset_peak()
+    held = torch.ones(50_000_000)  # 200 MB
+    assert 190e6 < read_peak() - before < 260e6
+    del held
+    assert reset_peak() < before + 60e6
+    assert read_peak() - before < 60e6
+    assert find_room() > 0
