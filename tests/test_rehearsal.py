@@ -1,4 +1,4 @@
-"""The dress rehearsal: counts as the real run has them, sizes as published, nothing that won't fit."""
+"""The dress rehearsal: counts of the real run, published sizes, and nothing that does not fit."""
 
 import math
 import os

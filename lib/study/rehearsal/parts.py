@@ -33,6 +33,7 @@ from study.sections import Use
 FLOPS = 1e15 if torch.cuda.is_available() else 2e11  # of one sample: seconds
 TEST = {"ILSVRC/imagenet-1k": 50_000, "knkarthick/samsum": 819}  # published sizes, in examples
 TEST_TOKENS = {"Salesforce/wikitext": 287_644}  # of GPT-2's tokenizer
+CORRELATED = 4096  # tokens of a pair that is correlated; time grows with their number
 ORDERED = 1024  # neurons of the one sublayer that is ordered; time grows with their cube
 
 
@@ -249,7 +250,7 @@ def list_parts(r: Rehearsal) -> list[Part]:
         for place, n in r.list_scorings()
     ]
     base = "base" if entry.base.is_trained_here else "fetch"
-    align = PYTHON + 16 * tokens * d_ff + 7 * 8 * d_ff**2
+    align = PYTHON + 16 * min(tokens, CORRELATED) * d_ff + 7 * 8 * d_ff**2
     kept = rows * length * 2 * 2 * estimate_features(model, 1)  # two sizes, joined
     whole = PYTHON + 2 * weights
     parts = [
