@@ -14,6 +14,7 @@ other work on the machine counts little. results/benchmarks/runtime.csv and .png
 
 import argparse
 import copy
+import math
 import os
 import platform
 import statistics
@@ -52,13 +53,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # of the processes: what is freed is given back
-    root, rows = find_root(), []
+    path, rows = find_root() / "results" / "benchmarks" / "runtime.csv", []
     for model in args.models or load_params().run:
         rows += measure(model, args.rounds)
-        print(pd.DataFrame(rows).tail(len(VARIANTS)).to_string(index=False), flush=True)
-    table = pd.DataFrame(rows).assign(hardware=f"{describe_hardware()}, {platform.machine()}")
-    path = root / "results" / "benchmarks" / "runtime.csv"
-    table.to_csv(path, index=False, float_format="%.4g")
+        table = pd.DataFrame(rows).assign(hardware=f"{describe_hardware()}, {platform.machine()}")
+        print(table.tail(len(VARIANTS)).to_string(index=False), flush=True)
+        table.to_csv(path, index=False, float_format="%.10g")
     draw(path)
 
 
@@ -156,19 +156,22 @@ def measure_inference(name: str, variant: str, budget: int | None) -> dict:
     example = task.make_batch(1, length)
     example.pop("labels") if not model.config.is_encoder_decoder else None
     moved = count_moved(model, example)
-    peaks = {n: find_peak(model, task, n, length, before) for n in (max(1, rows // 2), rows)}
-    most, least = peaks[rows], peaks[max(1, rows // 2)]
-    budget = budget or most
-    largest = rows + int((budget - most) / ((most - least) / (rows - max(1, rows // 2))))
-    while budget > most and (found := find_peak(model, task, largest, length, before)) > budget:
-        largest -= 1
+    half = max(1, rows // 2)
+    least, most = (find_peak(model, task, n, length, before) for n in (half, rows))
+    largest, found = rows, most
+    if budget is not None:
+        largest += math.floor((budget - most) * (rows - half) / (most - least))
+        found = find_peak(model, task, largest, length, before)
+        while found > budget:
+            largest -= 1
+            found = find_peak(model, task, largest, length, before)
     return {
         "length": length,
         "batch": rows,
         "inference_peak_bytes": most,
-        "budget_bytes": budget,
+        "budget_bytes": budget or most,
         "largest_batch": largest,
-        "peak_at_largest_bytes": found if budget > most else most,
+        "peak_at_largest_bytes": found,
         "moved_bytes": moved,
         "resident_bytes": count_resident(model),
         "moved_by_accelerate_bytes": count_accelerate(model, example),
@@ -192,7 +195,10 @@ def count_accelerate(model: nn.Module, batch: dict) -> int:
         moved += 0 if value is None or is_there else value.numel() * value.element_size()
         return bring(module, name, device, value=value, tied_params_map=tied_params_map, **kwargs)
 
-    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    names = {"remove_duplicate": False}  # accelerate looks shared weights up by every name
+    weights = dict(model.named_parameters(**names)) | dict(model.named_buffers(**names))
+    weights = {name: tensor.detach() for name, tensor in weights.items()}
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"), state_dict=weights)
     accelerate.hooks.set_module_tensor_to_device = count
     try:
         with torch.no_grad():

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from ffmerge.patches import count_parameters
+from ffmerge.pruning import list_neuron_plans
 from study.apart import call_apart
 from study.config import load_params
 from study.peaks import find_room, read_peak, reset_peak
 from study.rehearsal import __main__ as command
 from study.rehearsal.measures import measure
+from study.rehearsal.models import make_model, narrow
 from study.rehearsal.parts import Rehearsal, list_parts
 from workflow.stages import list_stages
 
@@ -75,6 +77,14 @@ def test_the_papers_models_have_their_published_sizes(repository):
         assert r.widths == {"gpt2-large": (1280, 5120), "olmo-7b": (4096, 11008)}.get(
             name, (768, 3072)
         )
+
+
+def test_the_narrow_model_has_neurons_for_the_smallest_budget(repository):
+    r = Rehearsal(load_params(repository), repository, "gpt2-large")
+    model = make_model(narrow(r.config, 36), "language")
+    for name, count in r.entry.removed.items():
+        (plan,) = list_neuron_plans(model, count)
+        assert min(plan.neurons["decoder"]) >= 1, name
 
 
 def test_an_unknown_model_is_told_in_a_sentence(tiny, capsys, monkeypatch):

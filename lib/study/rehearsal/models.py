@@ -142,9 +142,15 @@ def make_model(config: PreTrainedConfig, task: str) -> nn.Module:
     return model.eval()
 
 
-def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The same depth, but so narrow that methods list their candidates in no time."""
-    small = dict.fromkeys(WIDTHS, 16) | dict.fromkeys(INNER, 24) | dict.fromkeys(HEADS, 2) | NARROW
+def narrow(config: PreTrainedConfig, d_ff: int) -> PreTrainedConfig:
+    """The same depth, but so narrow that methods list their candidates in no time.
+
+    Args:
+        config: of the model.
+        d_ff: neurons of an FF sublayer; as many as there are sublayers, or pruning leaves none.
+    """
+    small = dict.fromkeys(WIDTHS, 16) | dict.fromkeys(HEADS, 2) | dict.fromkeys(INNER, d_ff)
+    small |= NARROW
     content = config.to_dict()
     changed = {key: value for key, value in small.items() if key in content}
     changed |= {key: 1 for key, v in content.items() if key.endswith("token_id") and v is not None}

@@ -137,7 +137,7 @@ class Rehearsal:
     @cached_property
     def candidates(self) -> dict[str, int | str]:
         """Candidates of every method, or why it has none: listed for a narrow model as deep."""
-        config = narrow(self.config)
+        config = narrow(self.config, sum(self.entry.layers.values()))
         model, task = make_model(config, self.entry.task), RandomTask(config, self.entry.task)
         give = partial(repeat, task.make_batch(4, min(16, self.length(self.entry))), 100)
         evidence = Evidence(LazyPairs(collect_features(model, give(), 100)), give)
@@ -198,7 +198,11 @@ class Rehearsal:
             yield f"readings.{name}.", readings
 
     def count_test(self, use: Use) -> int:
-        """Examples of the test split: as the entry, published sizes or the last run say."""
+        """Examples of the test split: as the entry, published sizes or the last run say.
+
+        Raises:
+            ValueError: nobody says.
+        """
         path, csv = use.data.path, self.root / "results/results.csv"
         if use.test_examples or path in TEST:
             return use.test_examples or TEST[path]
@@ -208,6 +212,11 @@ class Rehearsal:
             known = pd.read_csv(csv).query("model == @self.name and variant == 'base'")
             if len(known) and use is self.entry.recovery:
                 return int(known.n_examples.iloc[0])
+        if use.data.corpus is None:
+            raise ValueError(
+                f"test_examples of data {path!r} are unknown without a network; valid is their "
+                "number in params.yaml"
+            )
         return self.params.corpora[use.data.corpus]["test"]
 
     def _list_tunings(self) -> Iterator[tuple[str, list[int]]]:
@@ -259,9 +268,9 @@ def list_parts(r: Rehearsal) -> list[Part]:
         Part("score ", "merges", "a candidate is scored", "token",
              n_scored * (candidates + len(methods) - len(refused)), run),
         Part("tied", "finetune", f"a step of what shares (permute-{first})", "step",
-             steps[True], max(tuning + (held + 1) * small, whole)),
+             steps[True], max(tuning + held * small, whole)),
         Part("untied", "finetune", "a step of what shares nothing", "step",
-             steps[False], tuning + (held + 1) * weights),
+             steps[False], tuning + held * weights),
         Part(f"score {r.recovery}", "finetune", "validation data are scored", "token", score, run),
         *(Part(f"score {place}", "evals", f"test data are scored ({task})", "token", n, run)
           for place, task, n in tests),
@@ -281,7 +290,7 @@ def list_parts(r: Rehearsal) -> list[Part]:
     ]  # fmt: skip
     if entry.base.is_trained_here:
         n = entry.base.training.steps
-        parts.append(Part("train", base, "a step of the base", "step", n, tuning + 5 * weights))
+        parts.append(Part("train", base, "a step of the base", "step", n, tuning + 4 * weights))
     stops = [
         Part("", "merges", f"candidates of {name} are listed", "method", 1, refused=why)
         for name, why in refused.items()
