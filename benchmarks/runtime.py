@@ -5,11 +5,13 @@
 For every model of `run`: the uncompressed one, a third merged and tied (`permute-third`), the same
 weights untied, and as many neurons pruned everywhere (the plan of `obs-third`; only shapes matter
 here). Batches are random, of the shapes that the entry has. Bytes of weights, gradients and AdamW's
-state are counted from tensors after a real step. Peaks are measured each in a process of its own,
-from what its imports took, with memory that is freed given back at once. The budget is what the
-uncompressed model takes at its entry's batch; the largest batch in it follows from two smaller
-ones, and is then tried. Throughput: medians of interleaved rounds, in processor time, so that
-other work on the machine counts little. results/benchmarks/runtime.csv and .png. Linux.
+state are counted from tensors after a real step. A peak is the bytes of the tensors that are held
+before a run and by how much the process then grows, each in a process of its own in which memory
+that is freed is given back at once. The budget is what the uncompressed model takes at its entry's
+batch; the largest batch in it follows from two smaller ones, and is then tried. Throughput: medians
+of interleaved rounds, in processor time, and its ratio the median of the rounds' own, as other work
+on the machine slows all alike. results/benchmarks/runtime.csv and .png get the models that were
+asked for, and keep the others. Linux.
 """
 
 import argparse
@@ -17,8 +19,9 @@ import copy
 import math
 import os
 import platform
-import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import accelerate
 import accelerate.hooks
@@ -53,16 +56,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # of the processes: what is freed is given back
-    path, rows = find_root() / "results" / "benchmarks" / "runtime.csv", []
+    path = find_root() / "results" / "benchmarks" / "runtime.csv"
     for model in args.models or load_params().run:
-        rows += measure(model, args.rounds)
-        table = pd.DataFrame(rows).assign(hardware=f"{describe_hardware()}, {platform.machine()}")
-        print(table.tail(len(VARIANTS)).to_string(index=False), flush=True)
+        table = pd.DataFrame(measure(model, args.rounds))
+        table["hardware"] = f"{describe_hardware()}, {platform.machine()}"
+        print(table.to_string(index=False), flush=True)
+        if path.exists():
+            before = pd.read_csv(path)
+            table = pd.concat([before[before.model != model], table])
         table.to_csv(path, index=False, float_format="%.10g")
-    draw(path)
+        draw(path)
 
 
-def draw(path) -> None:
+def draw(path: Path) -> None:
     """The picture beside the table."""
     use_style()
     plot_runtime(pd.read_csv(path)).savefig(path.with_suffix(".png"))
@@ -78,11 +84,7 @@ def measure(model: str, rounds: int) -> list[dict]:
         budget = rows[variant]["budget_bytes"]
     largest = {variant: row["largest_batch"] for variant, row in rows.items()}
     for variant, speed in apart(measure_throughput, model, largest, rounds).items():
-        rows[variant]["tokens_per_second"] = speed
-    for row in rows.values():
-        row["throughput_ratio"] = (
-            row["tokens_per_second"] / rows["uncompressed"]["tokens_per_second"]
-        )
+        rows[variant] |= speed
     return list(rows.values())
 
 
@@ -104,14 +106,20 @@ def make(r: Rehearsal, variant: str) -> nn.Module:
     return untie(tied) if variant.endswith("untied") else tied
 
 
-def start(model: str) -> tuple[Rehearsal, RandomTask, int, int]:
-    """The entry, its random data, the length of an example, and the bytes that imports took."""
+def start(model: str) -> tuple[Rehearsal, RandomTask, int]:
+    """The entry, its random data, and the length of an example."""
     params = load_params()
     torch.set_num_threads(params.threads)
     torch.manual_seed(0)
     r = Rehearsal(params, find_root(), model)
-    task, before = RandomTask(r.config, r.entry.task), reset_peak()
-    return r, task, r.length(r.entry), before
+    return r, RandomTask(r.config, r.entry.task), r.length(r.entry)
+
+
+def find_rise(run: Callable[[], object]) -> int:
+    """Bytes by which this process grows at the most while something runs."""
+    before = reset_peak()
+    run()
+    return read_peak() - before
 
 
 def infer(model: nn.Module, task: RandomTask, rows: int, length: int) -> None:
@@ -126,45 +134,51 @@ def infer(model: nn.Module, task: RandomTask, rows: int, length: int) -> None:
 
 def measure_tuning(name: str, variant: str) -> dict:
     """Exact bytes of weights, gradients and optimizer state, and the peak of a tuning step."""
-    r, task, length, before = start(name)
-    model = make(r, variant).train()
+    r, task, length = start(name)
+    model, batch = make(r, variant).train(), r.entry.finetune.batch_size
     optimizer = AdamW(model.parameters(), 1e-5)
-    reset_peak()
-    for _ in range(2):
-        optimizer.zero_grad()
-        model(**task.make_batch(r.entry.finetune.batch_size, length)).loss.backward()
+
+    def step() -> None:
+        model(**task.make_batch(batch, length)).loss.backward()
         optimizer.step()
+
+    step()  # makes the optimizer's state
+    optimizer.zero_grad()
+    rise = find_rise(step)
     weights = count_bytes(model.parameters())
     gradients = count_bytes(p.grad for p in model.parameters() if p.grad is not None)
-    held = [t for state in optimizer.state.values() for t in state.values()]
-    optimizer_bytes = count_bytes(held)
+    adam = count_bytes(t for state in optimizer.state.values() for t in state.values())
     return {
         "parameters": count_parameters(model),
         "weight_bytes": weights,
         "gradient_bytes": gradients,
-        "optimizer_bytes": optimizer_bytes,
-        "state_bytes": weights + gradients + optimizer_bytes,
-        "tuning_batch": r.entry.finetune.batch_size,
-        "tuning_peak_bytes": read_peak() - before,
+        "optimizer_bytes": adam,
+        "state_bytes": weights + gradients + adam,
+        "tuning_batch": batch,
+        "tuning_peak_bytes": weights + adam + rise,
     }
 
 
 def measure_inference(name: str, variant: str, budget: int | None) -> dict:
     """Peaks of a forward pass, the largest batch in the budget, and bytes that travel."""
-    r, task, length, before = start(name)
+    r, task, length = start(name)
     model, rows = make(r, variant).eval(), r.entry.batch_size
-    example = task.make_batch(1, length)
-    example.pop("labels") if not model.config.is_encoder_decoder else None
-    moved = count_moved(model, example)
+    weights = count_bytes(model.parameters())
+
+    def find_peak(n: int) -> int:
+        return weights + find_rise(lambda: infer(model, task, n, length))
+
     half = max(1, rows // 2)
-    least, most = (find_peak(model, task, n, length, before) for n in (half, rows))
-    largest, found = rows, most
+    infer(model, task, half, length)  # the first run makes room
+    least, most = find_peak(half), find_peak(rows)
+    each, largest, found = (most - least) / (rows - half), rows, most
     if budget is not None:
-        largest += math.floor((budget - most) * (rows - half) / (most - least))
-        found = find_peak(model, task, largest, length, before)
-        while found > budget:
-            largest -= 1
-            found = find_peak(model, task, largest, length, before)
+        largest += math.floor((budget - most) / each)
+        while (found := find_peak(largest)) > budget:
+            largest -= math.ceil((found - budget) / each)
+    example = task.make_batch(1, length)
+    if not model.config.is_encoder_decoder:
+        del example["labels"]
     return {
         "length": length,
         "batch": rows,
@@ -172,17 +186,10 @@ def measure_inference(name: str, variant: str, budget: int | None) -> dict:
         "budget_bytes": budget or most,
         "largest_batch": largest,
         "peak_at_largest_bytes": found,
-        "moved_bytes": moved,
+        "moved_bytes": count_moved(model, example),
         "resident_bytes": count_resident(model),
         "moved_by_accelerate_bytes": count_accelerate(model, example),
     }
-
-
-def find_peak(model: nn.Module, task: RandomTask, rows: int, length: int, before: int) -> int:
-    """Bytes at the peak of a forward pass, above what imports took."""
-    reset_peak()
-    infer(model, task, rows, length)
-    return read_peak() - before
 
 
 def count_accelerate(model: nn.Module, batch: dict) -> int:
@@ -208,18 +215,21 @@ def count_accelerate(model: nn.Module, batch: dict) -> int:
     return moved
 
 
-def measure_throughput(name: str, largest: dict[str, int], rounds: int) -> dict[str, float]:
-    """Median tokens per second of each variant at its largest batch, in interleaved rounds."""
-    r, task, length, _ = start(name)
+def measure_throughput(name: str, largest: dict[str, int], rounds: int) -> dict[str, dict]:
+    """Tokens per second of each variant at its largest batch, in interleaved rounds."""
+    r, task, length = start(name)
     models = {variant: make(r, variant).eval() for variant in largest}
-    times: dict[str, list[float]] = {variant: [] for variant in largest}
+    speeds: dict[str, list[float]] = {variant: [] for variant in largest}
     for n in range(rounds + 1):
         for variant, model in models.items():
             begin = time.process_time()
             infer(model, task, largest[variant], length)
             if n:  # the first round warms up
-                times[variant].append(time.process_time() - begin)
-    return {v: largest[v] * length / statistics.median(times[v]) for v in largest}
+                speeds[variant].append(largest[variant] * length / (time.process_time() - begin))
+    table = pd.DataFrame(speeds)
+    ratios = table.div(table.uncompressed, axis=0).median()
+    names = {"tokens_per_second": table.median(), "throughput_ratio": ratios}
+    return {v: {key: float(found[v]) for key, found in names.items()} for v in largest}
 
 
 if __name__ == "__main__":
