@@ -15,7 +15,7 @@ from study.peaks import find_room, read_peak, reset_peak
 from study.rehearsal import __main__ as command
 from study.rehearsal.measures import measure
 from study.rehearsal.models import make_model, narrow
-from study.rehearsal.parts import Rehearsal, list_parts
+from study.rehearsal.parts import SLENDER, Rehearsal, list_parts
 from workflow.stages import list_stages
 
 
@@ -81,7 +81,7 @@ def test_the_papers_models_have_their_published_sizes(repository):
 
 def test_the_narrow_model_has_neurons_for_the_smallest_budget(repository):
     r = Rehearsal(load_params(repository), repository, "gpt2-large")
-    model = make_model(narrow(r.config, 36), "language")
+    model = make_model(narrow(r.config, SLENDER * 36), "language")
     for name, count in r.entry.removed.items():
         (plan,) = list_neuron_plans(model, count)
         assert min(plan.neurons["decoder"]) >= 1, name

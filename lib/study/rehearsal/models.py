@@ -147,7 +147,7 @@ def narrow(config: PreTrainedConfig, d_ff: int) -> PreTrainedConfig:
 
     Args:
         config: of the model.
-        d_ff: neurons of an FF sublayer; as many as there are sublayers, or pruning leaves none.
+        d_ff: neurons of an FF sublayer; some times the sublayers, or the most pruning leaves none.
     """
     small = dict.fromkeys(WIDTHS, 16) | dict.fromkeys(HEADS, 2) | dict.fromkeys(INNER, d_ff)
     small |= NARROW

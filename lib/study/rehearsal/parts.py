@@ -34,6 +34,7 @@ FLOPS = 1e15 if torch.cuda.is_available() else 2e11  # of one sample: seconds
 TEST = {"ILSVRC/imagenet-1k": 50_000, "knkarthick/samsum": 819}  # published sizes, in examples
 TEST_TOKENS = {"Salesforce/wikitext": 287_644}  # of GPT-2's tokenizer
 CORRELATED = 4096  # tokens of a pair that is correlated; time grows with their number
+SLENDER = 4  # neurons of the narrow model, a sublayer: with 1, biases would leave none
 ORDERED = 1024  # neurons of the one sublayer that is ordered; time grows with their cube
 
 
@@ -137,7 +138,7 @@ class Rehearsal:
     @cached_property
     def candidates(self) -> dict[str, int | str]:
         """Candidates of every method, or why it has none: listed for a narrow model as deep."""
-        config = narrow(self.config, sum(self.entry.layers.values()))
+        config = narrow(self.config, SLENDER * sum(self.entry.layers.values()))
         model, task = make_model(config, self.entry.task), RandomTask(config, self.entry.task)
         give = partial(repeat, task.make_batch(4, min(16, self.length(self.entry))), 100)
         evidence = Evidence(LazyPairs(collect_features(model, give(), 100)), give)
