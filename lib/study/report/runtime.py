@@ -49,5 +49,6 @@ def plot_runtime(table: pd.DataFrame) -> Figure:
         ax.axvline(100, color=BASE["color"], ls="--", lw=1.2, zorder=1, label=BASE["label"])
         ax.set(title=model, ylim=(len(ROWS) - 0.5, -0.5))
         ax.set_yticks(range(len(ROWS)), list(ROWS.values()))
-    figure.supxlabel("% of the uncompressed model", fontsize=9)
+        ax.margins(x=0.12)
+    axes[len(axes) // 2].set_xlabel("% of the uncompressed model")
     return finish(figure, axes, columns=2)
