@@ -31,7 +31,6 @@ COLUMNS = [
     "hours",
     "tokens_per_second",
     "peak_gb",
-    "peak_gb_of_the_real_run",
     "disk_gb",
     "sample",
     "skipped",
@@ -86,11 +85,10 @@ def rehearse(parts: list[Part], run: Callable[[Part], dict]) -> pd.DataFrame:
         else:
             found = known[part.key] = known.get(part.key) or run(part)
         if "seconds" in found:
-            each, gb = found["seconds"], {key: found.get(key) for key in ("peak", "full")}
+            each = found["seconds"]
             row |= {"seconds_each": each, "hours": part.times * each / 3600}
             row["tokens_per_second"] = 1 / each if part.unit == "token" else None
-            row["peak_gb"] = gb["peak"] / 1e9
-            row["peak_gb_of_the_real_run"] = gb["full"] / 1e9 if gb["full"] else None
+            row["peak_gb"] = found["peak"] / 1e9
             row["disk_gb"] = part.times * found.get("disk", 0) / 1e9 or None
         row |= {key: found.get(key) for key in ("sample", "skipped")}
         rows.append(row | {"hardware": hardware, "date": date.today().isoformat()})

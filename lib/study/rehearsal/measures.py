@@ -10,14 +10,15 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from ffmerge.activations import collect_features, collect_outputs
-from ffmerge.alignment import correlate, pair_name, solve_assignment
+from ffmerge.alignment import correlate, solve_assignment
 from ffmerge.checkpoints import load, save, size_on_disk
 from ffmerge.importance import find_order
 from ffmerge.memory import estimate_features
 from ffmerge.methods import Evidence, find_method
 from ffmerge.moments import collect_moments
+from ffmerge.pairs import pair_name
 from ffmerge.patches import apply_patch, apply_plan
+from ffmerge.recording import record_features, record_outputs
 from ffmerge.similarity import cka
 from study.finetuning import finetune
 from study.hardware import find_device
@@ -39,7 +40,7 @@ def measure(r: Rehearsal, key: str) -> dict:
 
     Returns:
         seconds (of one unit), sample (in words), peak (bytes); and where it is known disk (bytes of
-        one unit) and full (the peak at the real run's size).
+        one unit).
     """
     torch.manual_seed(0)
     torch.set_num_threads(r.params.threads)
@@ -56,38 +57,33 @@ def _score(r: Rehearsal, use: Use) -> dict:
     return {"seconds": seconds / rows / length, "sample": f"a batch of {rows} × {length}"}
 
 
-def _collect(r: Rehearsal, collect: Callable, bytes_per_token: int) -> dict:
+def _record(r: Rehearsal, record: Callable, bytes_per_token: int) -> dict:
     model, task = _make(r), _make_task(r, r.entry)
-    rows, length = r.sample(r.entry.features["batch_size"], r.length(r.entry))
-    n, asked = rows * length, r.entry.features["tokens"]
+    rows, length = r.sample(r.entry.features.batch_size, r.length(r.entry))
+    n = rows * length
     batches = [task.make_batch(rows, length) for _ in range(2)]
-    collect(model, batches, n)
-    once = read_peak()
-    seconds = _time(lambda: collect(model, batches, 2 * n))
-    twice = read_peak()
-    full = int(once + (twice - once) / n * (asked - n))
-    sample = f"{2 * n} tokens; memory from {n} and {2 * n}"
-    found = {"seconds": seconds / 2 / n, "sample": sample, "disk": bytes_per_token}
-    return found | ({"full": full} if asked > 2 * n else {})
+    with TemporaryDirectory(dir=r.root) as folder:
+        seconds = _time(lambda: record(model, batches, Path(folder) / "recorded", 2 * n))
+    return {"seconds": seconds / 2 / n, "sample": f"{2 * n} tokens", "disk": bytes_per_token}
 
 
 def _features(r: Rehearsal) -> dict:
-    return _collect(r, collect_features, estimate_features(r.outline, 1))
+    return _record(r, record_features, estimate_features(r.outline, 1))
 
 
 def _outputs(r: Rehearsal) -> dict:
-    return _collect(r, collect_outputs, 0)
+    return _record(r, record_outputs, 0)
 
 
 def _cka(r: Rehearsal) -> dict:
-    tokens, d_model = r.entry.features["tokens"], r.widths[0]
+    tokens, d_model = r.entry.features.tokens, r.widths[0]
     x, y = torch.randn(2, tokens, d_model)
     seconds = _time(lambda: cka(x, y)) / 3  # with the norms of both
     return {"seconds": seconds, "sample": f"{tokens} tokens, d_model {d_model}"}
 
 
 def _pair(r: Rehearsal) -> dict:
-    tokens, (d_model, d_ff) = r.entry.features["tokens"], r.widths
+    tokens, (d_model, d_ff) = r.entry.features.tokens, r.widths
     some, kept = min(tokens, CORRELATED), []
     x, y = make_features(some, d_model, d_ff)
     correlated = _time(lambda: kept.append(correlate(x, y))) * tokens / some

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from ffmerge.activations import collect_features
-from ffmerge.alignment import LazyPairs
 from ffmerge.catalogue import describe_method
 from ffmerge.groups import Anchor, list_pairs
-from ffmerge.memory import PYTHON, estimate_features, estimate_moments
+from ffmerge.memory import PYTHON, estimate_moments
 from ffmerge.merging import list_window_plans
 from ffmerge.methods import Evidence, find_method
-from ffmerge.moments import find_tokens
+from ffmerge.moments import BUDGET, find_tokens
+from ffmerge.pairs import LazyPairs
 from ffmerge.patches import Plan, count_parameters
 from ffmerge.projections import find_shape
 from ffmerge.sublayers import find_stacks
@@ -245,7 +245,7 @@ def list_parts(r: Rehearsal) -> list[Part]:
         4 if training.adapters is None else 1
     )  # weights, gradients, two moments of Adam; the best again
     tuning = PYTHON + _count_activations(r, batch * cut, len(sublayers))
-    tokens, pairs = entry.features["tokens"], r.count_pairs()
+    tokens, pairs = entry.features.tokens, r.count_pairs()
     methods = [describe_method(name) for name in r.params.methods_of(r.name)]
     calibrated = sum("calibration" in about.needs for about in methods)
     refused = {name: why for name, why in r.candidates.items() if isinstance(why, str)}
@@ -261,11 +261,10 @@ def list_parts(r: Rehearsal) -> list[Part]:
     ]
     base = "base" if entry.base.is_trained_here else "fetch"
     align = PYTHON + 16 * min(tokens, CORRELATED) * d_ff + 7 * 8 * d_ff**2
-    kept = rows * length * 2 * 2 * estimate_features(model, 1)  # two sizes, joined
     whole = PYTHON + 2 * weights
     parts = [
         Part("pair", "permutations", "a pair is correlated and assigned", "pair", pairs, align),
-        Part("features", "activations", "features are collected", "token", tokens, run + kept),
+        Part("features", "activations", "features are collected", "token", tokens, run),
         Part("score ", "merges", "a candidate is scored", "token",
              n_scored * (candidates + len(methods) - len(refused)), run),
         Part("tied", "finetune", f"a step of what shares (permute-{first})", "step",
@@ -280,11 +279,11 @@ def list_parts(r: Rehearsal) -> list[Part]:
         Part("save", base, "a model is saved and loaded", "model", 1 + tunings[False], whole),
         Part("save tied", "finetune", "a model that shares is saved and loaded", "model",
              tunings[True], whole),
-        Part("outputs", "activations", "outputs are collected", "token", tokens, run + kept),
+        Part("outputs", "activations", "outputs are collected", "token", tokens, run),
         Part("cka", "activations", "two outputs are compared (CKA)", "comparison", comparisons,
              PYTHON + 4 * 8 * tokens * d_model),
         Part("moments", "merges", "second moments are gathered", "token",
-             calibrated * find_tokens(model), run + estimate_moments(model)),
+             calibrated * find_tokens(model), run + min(estimate_moments(model), BUDGET)),
         Part("order", "merges", "an FF sublayer's neurons are ordered (OBS)", "sublayer",
              len(sublayers) * sum("_obs" in about.name for about in methods),
              PYTHON + 6 * 8 * ORDERED**2),
