@@ -30,6 +30,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from study.tasks.summarisation import PROMPT
+
 CLASSES = ["tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark, white shark"]
 ENGLISH = [f"the {a} sees the {b} near the {c}." for a, b, c in zip(
     "cat dog owl fox hen".split() * 8, "river hill tree house road sea well".split() * 6,
@@ -253,7 +255,8 @@ def _train_bpe(folder: Path) -> ByteLevelBPETokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = ByteLevelBPETokenizer()
     special = [END, "<|padding|>"]
-    tokenizer.train_from_iterator(ENGLISH, 300, show_progress=False, special_tokens=special)
+    texts = [*ENGLISH, *[PROMPT.format(dialogue="Anna: Hi! Omar: Hi!")] * 9]  # few tokens each
+    tokenizer.train_from_iterator(texts, 600, show_progress=False, special_tokens=special)
     return tokenizer
 
 
