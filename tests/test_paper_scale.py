@@ -70,12 +70,8 @@ def tiny_copy(tmp_path, inside):
             entry["base"]["processor"]["context"] = 96
         sizes = {"validation_examples": 4, "batch_size": 4, "test_examples": 8}
         entry |= sizes | {"features": {"tokens": 100, "batch_size": 4}}
-<<<<<<< ours
-        del entry["removed"]["half"], entry["removed"]["most"]  # most of the time, nothing new
-        entry.pop("variants", None)  # of the two recipes below all
-=======
         entry["removed"] = {"third": entry["removed"]["third"]}  # the others: most of the time
->>>>>>> theirs
+        entry.pop("variants", None)  # of the two recipes below all
         entry["finetune"] |= SHORT | {"warmup_steps": 0}
         if "imagenet" in entry["data"]["path"]:
             entry["data"]["path"] = str(write_imagenet(tmp_path / "imagenet"))
