@@ -142,7 +142,10 @@ def test_data_must_be_what_the_model_reads(family, data, message, tmp_path, caps
     [
         (["--remove", "3/2"], "valid are such as 1/3 and 0.25"),
         (["--remove", "some"], "valid are such as 1/3 and 0.25"),
-        (["--remove", "1/4", "--method", "magic"], "method 'magic' is unknown; valid are copy"),
+        (
+            ["--remove", "1/4", "--method", "magic"],
+            "method 'magic' is unknown; valid are attention",
+        ),
         (["--remove", "1/4", "--tokens", "0"], "valid are whole numbers from 1 on"),
         ([], "required: --remove"),
     ],

@@ -227,7 +227,10 @@ def test_a_merged_model_is_not_merged_again(groups):
             {"method": "permutate"},
             "method 'permutate' is unknown; valid are .*permute, pool, .*vanilla",
         ),
-        ({"method": "drop"}, "method 'drop' does not share; valid are copy, .*permute, .*vanilla"),
+        (
+            {"method": "drop"},
+            "method 'drop' does not share; valid are attention, .*copy, .*permute, .*vanilla",
+        ),
         ({"anchor": "second"}, "anchor 'second' is unknown; valid are first"),
         ({"method": "permute"}, "features of the decoder are missing"),
         ({"method": "permute", "features": {}}, "features of the decoder are missing"),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import write_tiny_profile
+from conftest import REPOSITORY, write_tiny_profile
 from copies import (
     CHINESE,
     CLASSES,
@@ -36,7 +36,7 @@ from ffmerge import hub
 from ffmerge.activations import collect_features
 from ffmerge.checkpoints import find_shared_modules, load
 from ffmerge.sublayers import find_stacks
-from study.config import find_root, load_params
+from study.config import load_params
 from study.corpora import dolma, fingerprint, tatoeba
 from study.records import COLUMNS
 from study.sections import Base
@@ -60,7 +60,7 @@ def tiny_copy(tmp_path, inside):
     """Make the tiny copies of one entry, and a repository that runs it from them."""
 
     def make(name):
-        entry = yaml.safe_load((find_root() / "params.yaml").read_text())["models"][name]
+        entry = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["models"][name]
         if "adapters" in entry["finetune"]:  # 32 layers in 4 bits on a CPU take three times as long
             entry |= {"layers": {"decoder": 12}, "removed": {"third": 4}, "dropped": {"third": 3}}
         layers = next(iter(entry["layers"].values()))

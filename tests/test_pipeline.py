@@ -116,10 +116,10 @@ def test_every_state_of_a_variant_is_in_the_results(two_runs):
     results = pd.read_csv(two_runs[0] / "results" / "results.csv")
     assert list(results) == [*COLUMNS, "trained_in", "hardware"]
     results = results[results.variant.isin(["base", "permute-third"])]
-    assert results.phase.tolist() == ["base", "base", "merged", *["tuned"] * 4]
-    whole, int8 = ["float32"], ["int8"]
-    assert results.precision.tolist() == [*whole, *int8, *whole, *whole * 2, *int8 * 2]
-    base, base8, merged, tuned, _, tuned8, _ = results.to_dict("records")
+    assert results.phase.tolist() == [*["base"] * 3, "merged", *["tuned"] * 6]
+    whole, low = ["float32"], ["int8", "nf4"]
+    assert results.precision.tolist() == [*whole, *low, *whole, *whole * 2, *low * 2]
+    base, base8, _, merged, tuned, _, tuned8, *_ = results.to_dict("records")
     assert merged["parameters"] == tuned["parameters"] < base["parameters"]
     assert tuned8["bytes"] < min(tuned["bytes"], base8["bytes"]) < base["bytes"]
     assert tuned["n_examples"] == 64

@@ -286,7 +286,7 @@ def test_a_start_that_would_hide_what_tuning_does_is_marked(repository):
     curves = scores.read_curves([repository], "marian-cldr", params)
     axes = figures.plot_curves(curves, Metric("BLEU"), params, "marian-cldr").axes
     marked = [{text.get_text() for text in ax.texts} for ax in axes]
-    assert marked == [{"↓ 55.0"}, {"↓ 70.1", "↓ 21.8"}, set()]
+    assert marked == [{"↓ 55.3"}, {"↓ 69.1", "↓ 21.9"}, set()]
     assert [ax.get_ylim()[0] > 85 for ax in axes] == [True, True, False]
     curves = scores.read_curves([repository], "gpt2-docs", params)
     axes = figures.plot_curves(curves, PERPLEXITY, params, "gpt2-docs").axes

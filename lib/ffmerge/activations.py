@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.sublayers import Stack, find_stacks, reads_tokens, unwrap
+from ffmerge.masks import Batch, token_masks
+from ffmerge.sublayers import Stack, find_stacks, unwrap
 
-Batch = dict[str, Tensor]
 Features = dict[str, list[Tensor]]
 Place = tuple[nn.Module, bool]  # a module, and whether its input (or else its output) is wanted
 FindPlace = Callable[[Stack, int], Place]
@@ -127,62 +127,6 @@ def collect_head_outputs(
 def find_head_outputs(stack: Stack, i: int) -> Place:
     """What the heads of layer i put out, which its output projection reads."""
     return stack.attention_outputs()[i], True
-
-
-def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:
-    """Which positions of a batch are tokens and not padding, for each stack.
-
-    Args:
-        model: tells whether an encoder and a decoder have masks of their own.
-        batch: keyword arguments for its forward.
-
-    Returns:
-        {stack: (batch, length) bool, or None where every position counts, as in images}.
-
-    Raises:
-        ValueError: a mask of another layout, or nothing that tells the decoder's padding.
-    """
-    mask = _read_mask(batch, "attention_mask")
-    stacks = find_stacks(model)
-    config = getattr(unwrap(model), "config", None)
-    if getattr(config, "is_encoder_decoder", False):
-        masks = {"encoder": mask}
-        if "decoder" in stacks:
-            masks["decoder"] = _find_decoder_mask(model, batch)
-    else:
-        masks = {"encoder": mask, "decoder": mask}
-    others = (stack for name, stack in stacks.items() if name not in masks)
-    return masks | {s.name: mask if reads_tokens(model, s) else None for s in others}
-
-
-def _find_decoder_mask(model: nn.Module, batch: Batch) -> Tensor | None:
-    mask, labels = _read_mask(batch, "decoder_attention_mask"), batch.get("labels")
-    ids = batch.get("decoder_input_ids")
-    if mask is not None:
-        return mask
-    if labels is not None and labels.dim() == 2:
-        return labels != -100  # the loss's mark for padding
-    if ids is None:
-        raise ValueError(
-            "batch holds nothing for the decoder; valid is one of labels, decoder_input_ids and "
-            "decoder_attention_mask (batch, length)"
-        )
-    padding = getattr(unwrap(model).config, "pad_token_id", None)
-    if padding is None:
-        return None
-    mask = ids != padding
-    mask[:, 0] = True  # the decoder starts with a token that may be the one for padding
-    return mask
-
-
-def _read_mask(batch: Batch, name: str) -> Tensor | None:
-    mask = batch.get(name)
-    if mask is not None and mask.dim() != 2:
-        raise ValueError(
-            f"batch holds {name} of shape {tuple(mask.shape)}; valid is (batch, length), 0 for "
-            "padding"
-        )
-    return None if mask is None else mask.bool()
 
 
 def check_batch(batch: Batch) -> None:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ffmerge.activations import Batch, run_batch, token_masks
+from ffmerge.activations import Batch, run_batch
+from ffmerge.masks import token_masks
 from ffmerge.sublayers import find_stacks
 
 TOKENS = 10_000
