@@ -36,6 +36,7 @@ from ffmerge.pairs import pair_name, save_pairs
 from ffmerge.recording import open_features, record_features
 from study.config import find_root
 from study.hardware import describe_hardware
+from study.places import SCRATCH
 from study.report.style import use_style
 
 LENGTH = 128  # tokens of a sequence
@@ -53,7 +54,9 @@ def main() -> None:
         print(json.dumps(measure(args)))
         return
     rows = []
-    with tempfile.TemporaryDirectory(dir=find_root() / "scratch") as folder:
+    scratch = find_root() / SCRATCH
+    scratch.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         for scheme in ("ours", "half", "plain"):
             for stage in ("features", "permutations"):
                 command = [sys.executable, __file__, "--stage", f"{scheme} {stage}"]

@@ -34,7 +34,7 @@ def test_every_stage_of_an_embedded_model_is_rehearsed(tiny_rehearsal):
     per_unit = table.set_index("part").seconds_each * table.set_index("part").times / 3600
     assert per_unit.to_list() == pytest.approx(table.hours.to_list())
     assert f"{table.hours.sum():.3g} hours on {table.hardware[0]}" in command.describe(table)
-    assert list(r.root.glob("tmp*")) == []  # what was trained and saved is gone
+    assert list(r.root.glob("**/tmp*")) == []  # what was trained and saved is gone
 
 
 def test_counts_are_those_of_the_stages(tiny_rehearsal, repository):
