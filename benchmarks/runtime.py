@@ -31,8 +31,9 @@ from torch import nn
 from torch.optim import AdamW
 
 from ffmerge.checkpoints import load
+from ffmerge.memory import count_bytes
 from ffmerge.methods import Evidence, find_method
-from ffmerge.offloading import count_bytes, count_moved, count_resident
+from ffmerge.offloading import count_moved, count_resident
 from ffmerge.patches import apply_patch, apply_plan, count_parameters
 from ffmerge.saving.exporting import untie
 from study.apart import call_apart

@@ -1,26 +1,22 @@
 """Features and permutations at full width: seconds and peak memory, ours beside a plain scheme.
 
-    python benchmarks/stages.py [--width 5120] [--layers 12] [--tokens 10000] [--pairs 6]
+    python benchmarks/stages.py [--width 5120] [--layers 8] [--tokens 10000] [--pairs 4]
 
 The features are those of a random GPT-2 whose FF sublayers have the width asked for and whose
 residual stream is narrow, so that the forward pass costs little: neurons of neighbours are as alike
 as the stream that they read. The plain scheme keeps all features in memory, in lists that are
 joined at the end, and then one float32 correlation matrix for every pair, before it solves the
-assignment problems one after the other. Every measurement is a process of its own; its peak is what
-the system counted, less what the same process needs before it starts. The permutations of both must
-be equal. results/benchmarks/stages.csv gets what was measured, stages.png shows it. What it
-comes to at the size of the paper's models says docs/paper-scale.md.
+assignment problems one after the other. Every measurement is a process of its own; its peak is
+above what the process held before. Which permutations differ is printed. Linux.
+results/benchmarks/stages.csv gets what was measured, stages.png shows it. What it comes to at the
+size of the paper's models says docs/paper-scale.md.
 """
 
 import argparse
-import json
 import platform
-import resource
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -34,41 +30,38 @@ from ffmerge.activations import find_features, observe
 from ffmerge.aligning import align_pairs
 from ffmerge.pairs import pair_name, save_pairs
 from ffmerge.recording import open_features, record_features
+from study.apart import call_apart
 from study.config import find_root
 from study.hardware import describe_hardware
-from study.places import SCRATCH
+from study.peaks import read_peak, reset_peak
+from study.places import make_scratch
 from study.report.style import use_style
 
 LENGTH = 128  # tokens of a sequence
+SCHEMES = ("ours, float32", "ours, bfloat16", "plain")
 
 
 def main() -> None:
-    """Measure both schemes, each stage in a process of its own; print and write."""
+    """Measure both schemes, each stage in a process of its own; print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, default in (("width", 5120), ("layers", 12), ("tokens", 10_000), ("pairs", 6)):
+    for name, default in (("width", 5120), ("layers", 8), ("tokens", 10_000), ("pairs", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--stage", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.stage:
-        print(json.dumps(measure(args)))
-        return
-    rows = []
-    scratch = find_root() / SCRATCH
-    scratch.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        for scheme in ("ours", "half", "plain"):
+    args, rows = parser.parse_args(), []
+    with TemporaryDirectory(dir=make_scratch()) as folder:
+        args.folder = Path(folder)
+        for scheme in SCHEMES:
             for stage in ("features", "permutations"):
-                command = [sys.executable, __file__, "--stage", f"{scheme} {stage}"]
-                command += ["--folder", folder, *sys.argv[1:]]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                rows.append(json.loads(done.stdout.splitlines()[-1]))
-        ours, half, plain = (
-            load_file(Path(folder) / f"{s}.pairs") for s in ("ours", "half", "plain")
-        )
-    for name, other in (("half", half), ("plain", plain)):
+                rows.append(
+                    call_apart(
+                        measure, args, scheme, stage, seconds=3600, preload="ffmerge.aligning"
+                    )
+                )
+        ours, *others = (load_file(args.folder / f"{scheme}.pairs") for scheme in SCHEMES)
+    for scheme, other in zip(SCHEMES[1:], others, strict=True):
         moved = [float((other[pair] != p).float().mean()) for pair, p in ours.items()]
-        print(f"{name}: neurons matched otherwise than by ours: {max(moved):.2%} at the most")
+        print(
+            f"{scheme}: neurons matched otherwise than by the first: {max(moved):.2%} at the most"
+        )
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
     path = find_root() / "results/benchmarks/stages.csv"
@@ -96,24 +89,22 @@ def draw(path: Path) -> None:
     fig.savefig(path.with_suffix(".png"))
 
 
-def measure(args: argparse.Namespace) -> dict:
+def measure(args: argparse.Namespace, scheme: str, stage: str) -> dict:
     """One stage of one scheme: seconds and peak."""
     torch.manual_seed(0)
-    scheme, stage = args.stage.split()
     run = {"features": make_features, "permutations": make_permutations}[stage]
-    before = peak()
+    before = reset_peak()
     seconds = run(args, scheme)
     return {
-        "scheme": {"ours": "ours, float32", "half": "ours, bfloat16"}.get(scheme, scheme),
+        "scheme": scheme,
         "stage": stage,
         "layers": args.layers,
         "d_ff": args.width,
         "tokens": args.tokens,
-        "pairs": args.pairs if stage == "permutations" else "",
+        "pairs": args.pairs if stage == "permutations" else None,
         "seconds": seconds,
-        "peak_gb": peak() - before,
-        "hardware": describe_hardware(),
-        "machine": platform.processor() or platform.machine(),
+        "peak_gb": (read_peak() - before) / 1e9,
+        "hardware": f"{describe_hardware()}, {platform.machine()}",
     }
 
 
@@ -131,7 +122,7 @@ def make_features(args: argparse.Namespace, scheme: str) -> float:
         observe(model, batches, args.tokens, [find_features], lambda n, s, i, x: kept[i].append(x))
         save_file({f"decoder.{i}": torch.cat(rows) for i, rows in enumerate(kept)}, path)
     else:
-        dtype = torch.float32 if scheme == "ours" else torch.bfloat16
+        dtype = torch.bfloat16 if scheme.endswith("bfloat16") else torch.float32
         record_features(model, batches, path, args.tokens, dtype)
     return time.perf_counter() - start
 
@@ -162,11 +153,6 @@ def _correlate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _by_layer(item: tuple[str, torch.Tensor]) -> int:
     return int(item[0].rpartition(".")[2])
-
-
-def peak() -> float:
-    """The most memory that this process has held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """How long all windows take to score: every candidate whole, and from its first changed layer on.
 
-    python benchmarks/windows.py [MODEL …] > results/benchmarks/windows.csv
+    python benchmarks/windows.py [MODEL …]
 
 Takes turns, candidate by candidate, so that other work on the machine slows both alike; both scores
 must be equal. The least that is possible is the share of layers that lie at or above a window's
-start. Making the candidate is not counted; it takes the same either way.
+start. Making the candidate is not counted; it takes the same either way. Writes
+results/benchmarks/windows.csv.
 """
 
-import csv
+import platform
 import sys
 import time
 
+import pandas as pd
 import torch
 
 from ffmerge.checkpoints import load
@@ -37,8 +39,7 @@ def main(models: list[str]) -> None:
     """Time the windows of every model at every ratio."""
     root, params = find_root(), load_params()
     torch.set_num_threads(params.threads)
-    writer = csv.writer(sys.stdout)
-    writer.writerow(COLUMNS)
+    rows = []
     for model in models or params.run:
         entry, task = params.model(model), load_task(model, params, root)
         base = load(root / f"models/{model}/base", attn_implementation=entry.attention)
@@ -62,10 +63,13 @@ def main(models: list[str]) -> None:
                 whole += middle - start
                 reused += time.perf_counter() - middle
             left = [1 - group.layers[0] / depth for group, depth in _starts(plans, entry.layers)]
-            row = [model, ratio, len(plans), f"{whole:.1f}", f"{reused:.1f}"]
-            row += [f"{reused / whole:.3f}", f"{sum(left) / len(left):.3f}", describe_hardware()]
-            writer.writerow(row)
-            sys.stdout.flush()
+            row = {"model": model, "ratio": ratio, "candidates": len(plans)}
+            row |= {"whole_s": whole, "reused_s": reused, "share": reused / whole}
+            rows.append(row | {"layers_left": sum(left) / len(left)})
+            print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
+    table = pd.DataFrame(rows).assign(hardware=f"{describe_hardware()}, {platform.machine()}")
+    path = root / "results/benchmarks/windows.csv"
+    table.to_csv(path, index=False, float_format="%.4g")
 
 
 def _starts(plans, depths):

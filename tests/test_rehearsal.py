@@ -57,8 +57,8 @@ def test_a_test_split_is_scored_once_for_every_state(tiny_rehearsal):
     tuned = sum(len(params.seeds_of(name, v)) for v in variants)
     untuned = [v for v in variants if v != "base-tuned"]
     beside = [v for v in variants if v != "base"]
-    int8 = 1 + len(params.seeds)  # of the base, and of permute-third
-    assert (place, own) == ("", 0) and n == tuned + len(untuned) + len(beside) + int8
+    low = 2 * (1 + len(params.seeds))  # in 8 and 4 bits, of the base and of permute-third
+    assert (place, own) == ("", 0) and n == tuned + len(untuned) + len(beside) + low
 
 
 def test_what_does_not_fit_is_told_and_not_started(tiny_rehearsal, monkeypatch):

@@ -16,6 +16,7 @@ from study.report.labels import find_box, note_clipped, write_apart
 from study.report.page import name_absent, write_table
 from study.report.paper import read_paper
 from study.report.pareto import mark_best, plot_pareto
+from study.report.real import table_readings
 from study.report.results import (
     Reference,
     collect_results,
@@ -404,3 +405,18 @@ def test_the_readmes_table_has_at_most_ten_rows(repository):
     overview = tables.table_overview(results, paper, params)
     tuned = {name for name in params.run if params.compared(name)}  # what is not is no row
     assert 1 <= len(overview) <= 10 and set(overview.Model) == tuned
+
+
+def test_merging_is_drawn_against_dropping_where_both_are(repository):
+    params, table = load_params(repository), pd.read_csv(repository / "results" / "results.csv")
+    assert figures.plot_reduction(table, params, "gpt2-docs") is not None
+    for method in ("permute", "drop"):
+        assert figures.plot_reduction(table[table.method != method], params, "gpt2-docs") is None
+
+
+def test_what_a_model_reads_is_told_of_the_tuned_base_too(repository):
+    params, table = load_params(repository), pd.read_csv(repository / "results" / "results.csv")
+    read = table_readings(table, params, "smollm2")
+    states = list(zip(read.Variant, read.State, strict=True))
+    assert states[:2] == [("base", "untuned"), ("base-tuned", "tuned")]
+    assert {("permute-third", "untuned"), ("permute-third", "tuned")} < set(states)

@@ -164,14 +164,15 @@ def test_settings_are_resolved_and_what_is_off_is_left_out(tiny):
 def test_features_may_come_from_other_data_which_only_their_stage_depends_on(tiny):
     root, params = tiny
     entry = params.model("vit-glyphs")
-    other = entry.model_copy(update={"features_data": Data(path="a/sample")})
+    features = entry.features.model_copy(update={"data": Data(path="a/sample")})
+    other = entry.model_copy(update={"features": features})
     changed = params.model_copy(update={"models": {"vit-glyphs": other}})
     for notebook in ("1_base", "2_activations", "3_permutations", "4_merges"):
         names = {"method": "permute"} if notebook == "4_merges" else {}
         plain, found = (
             find_settings(notebook, p, root, "vit-glyphs", **names) for p in (params, changed)
         )
-        assert "features_data" not in str(plain)
+        assert "a/sample" not in str(plain)
         assert (plain == found) == (notebook != "2_activations"), notebook
     assert plain["use"]["data"]["path"] == "data/glyphs"
     activations = find_settings("2_activations", changed, root, "vit-glyphs")

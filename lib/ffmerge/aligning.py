@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ffmerge.alignment import correlate, solve_assignment
+from ffmerge.alignment import CHUNK, correlate, solve_assignment
 from ffmerge.groups import Pair
 
 BUDGET = 8 * 10**9  # bytes
-CHUNK = 4096  # rows of features that are multiplied at a time
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def align_pairs(
             for a, b in pairs:
                 if first is None or first[0] != a:
                     first = (a, layers[a])
-                C = correlate(first[1], layers[b], CHUNK, device)
+                C = correlate(first[1], layers[b], device=device)
                 waiting.append(pool.submit(_solve, stack, a, b, C))
                 del C
                 while len(waiting) > workers or (waiting and waiting[0].done()):

@@ -10,6 +10,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+CHUNK = 4096  # rows of features that are multiplied at a time
+
 
 class RunningCorrelation:
     """The cross-correlation C of two sublayers' features, chunk by chunk (Eq. 1).
@@ -66,7 +68,7 @@ class RunningCorrelation:
 
 
 def correlate(
-    x_anchor: Tensor, x_other: Tensor, chunk: int = 4096, device: str | torch.device | None = None
+    x_anchor: Tensor, x_other: Tensor, chunk: int = CHUNK, device: str | torch.device | None = None
 ) -> Tensor:
     """Correlation of every neuron of the anchor with every neuron of another sublayer (Eq. 1).
 

@@ -27,7 +27,7 @@ def estimate_memory(
         What needs it to bytes.
     """
     sublayers = [ff for stack in find_stacks(model).values() for ff in stack.sublayers]
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = count_bytes(model.parameters())
     changed = sum(ff.n_parameters for ff in sublayers) * next(model.parameters()).element_size()
     parts = {"Python": PYTHON, "the model": weights, "its compressed copy": weights + changed}
     if "permutations" in needs:
@@ -41,6 +41,11 @@ def estimate_memory(
         3 * 4 * batch_tokens * max(vocabulary, *(f.d_ff for f in sublayers))
     )
     return parts
+
+
+def count_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def estimate_features(model: nn.Module, tokens: int, dtype: torch.dtype = torch.float32) -> int:

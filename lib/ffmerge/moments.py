@@ -116,23 +116,37 @@ def gather_moments(
 
     Invariant: the budget changes no number.
     """
-    keys, tokens, found = list(keys), tokens or find_tokens(model), {}
+    keys, tokens = list(keys), tokens or find_tokens(model)
     first, batches = peek(batches)
     size = _count_at_once(model, keys, first, place, compute, budget)
+    if size >= len(keys):
+        return _gather(model, batches, tokens, place, keys, compute)
     used: list[Batch] = []  # by the first pass, for those after it
+    batches, found = _remember(batches, used), {}
     for start in range(0, len(keys), size):
-        running = {key: RunningMoments() for key in keys[start : start + size]}
-
-        def receive(number: int, name: str, i: int, x: Tensor, running: dict = running) -> None:
-            if (name, i) in running:
-                running[name, i].update(compute((name, i), x))
-
-        given = used if start else _remember(batches, used) if size < len(keys) else batches
-        observe(model, given, tokens, [place], receive)
-        for key in list(running):  # one by one: never the sums and covariances of all
-            moments = running.pop(key).value()
-            found[key] = moments if size >= len(keys) else _spill(moments)
+        given, part = used if start else batches, keys[start : start + size]
+        gathered = _gather(model, given, tokens, place, part, compute)
+        found |= {key: _spill(gathered.pop(key)) for key in part}
     return found
+
+
+def _gather(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    tokens: int,
+    place: FindPlace,
+    keys: list[Key],
+    compute: Callable[[Key, Tensor], Tensor],
+) -> dict[Key, Moments]:
+    """As `gather_moments`, in one pass."""
+    running = {key: RunningMoments() for key in keys}
+
+    def receive(number: int, name: str, i: int, x: Tensor) -> None:
+        if (name, i) in running:
+            running[name, i].update(compute((name, i), x))
+
+    observe(model, batches, tokens, [place], receive)
+    return {key: running.pop(key).value() for key in keys}  # never sums and covariances of all
 
 
 def _count_at_once(

@@ -4,12 +4,11 @@ The picture: weights lie elsewhere (in main memory, on disk) and come to where t
 their module runs; one layer's are there at a time. A sublayer that several layers share stays.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 
 from ffmerge.activations import Batch, run_batch
+from ffmerge.memory import count_bytes
 from ffmerge.saving.sharing import find_shared_modules
 from ffmerge.sublayers import find_stacks, unwrap
 
@@ -64,11 +63,6 @@ def count_resident(model: nn.Module) -> int:
         for layer in stack.layers
     ]
     return max(own) + sum(count_bytes(m.parameters(recurse=False)) for m in shared)
-
-
-def count_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _list_shared(model: nn.Module) -> set[nn.Module]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ffmerge.memory import count_bytes
 from ffmerge.sublayers import Stack, find_stacks
 
 BUDGET = 2 * 10**9  # bytes of hidden states
@@ -153,4 +154,4 @@ def _copy(output: Any) -> Any:
 
 def _count_bytes(output: Any) -> int:
     tensors = output if isinstance(output, tuple) else (output,)
-    return sum(x.numel() * x.element_size() for x in tensors if isinstance(x, Tensor))
+    return count_bytes(x for x in tensors if isinstance(x, Tensor))

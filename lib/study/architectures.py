@@ -70,8 +70,8 @@ WORDS = {  # for the types of settings, which transformers takes to the letter
 def list_uses(model: Model) -> Iterator[tuple[str, Use]]:
     """What a model is used for, each with its place in the entry: its own task, and all others."""
     yield "", model
-    if model.features_data:
-        yield "features_", model.examined
+    if model.features.data:
+        yield "features.", model.examined
     if model.downstream:
         yield "downstream.", model.downstream
     for name, reading in model.readings.items():

@@ -29,6 +29,13 @@ def make_output(path: str) -> Path:
     return full
 
 
+def make_scratch() -> Path:
+    """The folder for files that nobody keeps, on the disk of the real ones; git does not see it."""
+    folder = find_root() / SCRATCH
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def has_input(path: str) -> bool:
     """Whether `find_input` would find something."""
     return any(place.exists() for place in _places(path))

@@ -355,6 +355,7 @@ class Features(Section):
     tokens: Count
     batch_size: Count
     precision: Literal["float16", "bfloat16"] | None = None  # half the size; float32 if left out
+    data: Data | None = None  # other examples than those of the model's own task
 
 
 class Use(Section):
@@ -379,7 +380,6 @@ class Model(Use):
     attention: Literal["eager", "sdpa"] = "sdpa"
     base: Base
     features: Features
-    features_data: Data | None = None  # where features come from other examples than its own
     removed: dict[Ratio, Count] = {}  # FF sublayers that go, at each ratio
     dropped: dict[Ratio, Count] = {}  # whole layers, for methods that remove those
     variants: Names | None = None  # the recipes to run; without it all that have a ratio here
@@ -398,9 +398,9 @@ class Model(Use):
     @property
     def examined(self) -> Use:
         """What the features are collected on."""
-        if self.features_data is None:
+        if self.features.data is None:
             return self
-        return self.model_copy(update={"data": self.features_data})
+        return self.model_copy(update={"data": self.features.data})
 
     @property
     def recovery(self) -> Use:

@@ -23,7 +23,7 @@ from ffmerge.similarity import cka
 from study.finetuning import finetune
 from study.hardware import find_device
 from study.peaks import read_peak
-from study.places import SCRATCH
+from study.places import make_scratch
 from study.quantization import add_adapters
 from study.rehearsal.models import BEAMS, RandomTask, make_model
 from study.rehearsal.parts import CORRELATED, ORDERED, Rehearsal
@@ -63,7 +63,7 @@ def _record(r: Rehearsal, record: Callable, bytes_per_token: int) -> dict:
     rows, length = r.sample(r.entry.features.batch_size, r.length(r.entry))
     n = rows * length
     batches = [task.make_batch(rows, length) for _ in range(2)]
-    with TemporaryDirectory(dir=_make_scratch(r)) as folder:
+    with TemporaryDirectory(dir=make_scratch()) as folder:
         seconds = _time(lambda: record(model, batches, Path(folder) / "recorded", 2 * n))
     return {"seconds": seconds / 2 / n, "sample": f"{2 * n} tokens", "disk": bytes_per_token}
 
@@ -143,7 +143,7 @@ def _order(r: Rehearsal) -> dict:
 
 def _save(r: Rehearsal, tied: bool = False) -> dict:
     model = _make(r, tied).cpu()
-    with TemporaryDirectory(dir=_make_scratch(r)) as folder:
+    with TemporaryDirectory(dir=make_scratch()) as folder:
 
         def go() -> None:
             save(model, Path(folder) / "model")
@@ -171,7 +171,7 @@ def _train(r: Rehearsal, model: nn.Module, use: Use, training: Training) -> dict
     short |= {"warmup_steps": 0, "decay_steps": None}
     task = _make_task(r, use)
     task.sizes = cycle([small, large])
-    with TemporaryDirectory(dir=_make_scratch(r)) as folder:
+    with TemporaryDirectory(dir=make_scratch()) as folder:
         if training.adapters:
             compute = {"attn_implementation": r.entry.attention}
             model = add_adapters(model, training.adapters, Path(folder) / "frozen", **compute)
@@ -209,13 +209,6 @@ def _make(r: Rehearsal, tied: bool = False) -> nn.Module:
 
 def _make_task(r: Rehearsal, use: Use) -> RandomTask:
     return RandomTask(r.config, use.task, BEAMS.get(r.entry.base.hub, 1))
-
-
-def _make_scratch(r: Rehearsal) -> Path:
-    """Where files go that nobody keeps, on the disk of the real run; git does not see it."""
-    folder = r.root / SCRATCH
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def _time(do: Callable[[], object]) -> float:

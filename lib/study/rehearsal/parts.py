@@ -189,8 +189,8 @@ class Rehearsal:
             adapters = self.params.training(self.name, variant).adapters
             recovery += is_base or (changed and bool(seeds or not entry.downstream))
             recovery += len(seeds) + (not is_base)  # the base beside it, in the picture
-            if recipe.int8 and not adapters and (seeds or is_base):
-                recovery += len(seeds or [None])
+            if not adapters and (seeds or is_base):
+                recovery += (recipe.int8 + recipe.nf4) * len(seeds or [None])
             own += bool(entry.downstream) and (is_base or changed)
             readings += (is_base or changed) + len(seeds)
         yield self.recovery, recovery

@@ -74,7 +74,8 @@ def table_readings(results: pd.DataFrame, params: Params, model: str) -> pd.Data
     own = mine.metric.iloc[0] if len(mine) else ""
     read = [m for m in mine.metric.unique() if m.rpartition(" on ")[2] in readings]
     metrics = [own, *(m for m in read if "window means" not in m)]
-    names = dict.fromkeys(["base", *list_main(params, model)])
+    whole = [v for v in params.variants_of(model) if params.recipe(v).method == "base"]
+    names = dict.fromkeys([*whole, *list_main(params, model)])
     rows = []
     for name in names if readings else ():
         for phase, part in mine[mine.variant == name].groupby("phase", sort=False):
