@@ -69,7 +69,8 @@ def tiny_copy(tmp_path, inside):
         if "context" in entry["base"].get("processor", {}):
             entry["base"]["processor"]["context"] = 96
         sizes = {"validation_examples": 4, "batch_size": 4, "test_examples": 8}
-        entry |= sizes | {"features": {"tokens": 100, "batch_size": 4}}
+        entry |= sizes
+        entry["features"] |= {"tokens": 100, "batch_size": 4}
         entry["removed"] = {"third": entry["removed"]["third"]}  # the others: most of the time
         entry.pop("variants", None)  # of the two recipes below all
         entry["finetune"] |= SHORT | {"warmup_steps": 0}

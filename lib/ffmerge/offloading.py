@@ -32,7 +32,7 @@ def count_moved(model: nn.Module, batch: Batch) -> int:
     def move(module: nn.Module, args: tuple) -> None:
         nonlocal total
         if module not in stay:
-            total += count_bytes(module.parameters(recurse=False))
+            total += _count(module)
         if module in shared:
             stay.add(module)
 
@@ -53,16 +53,13 @@ def count_resident(model: nn.Module) -> int:
         model: any model that `find_stacks` knows.
     """
     shared = _list_shared(model)
-    own = [
-        sum(
-            count_bytes(module.parameters(recurse=False))
-            for module in layer.modules()
-            if module not in shared
-        )
-        for stack in find_stacks(model).values()
-        for layer in stack.layers
-    ]
-    return max(own) + sum(count_bytes(m.parameters(recurse=False)) for m in shared)
+    layers = [layer for stack in find_stacks(model).values() for layer in stack.layers]
+    own = [_count(*(m for m in layer.modules() if m not in shared)) for layer in layers]
+    return max(own) + _count(*shared)
+
+
+def _count(*modules: nn.Module) -> int:
+    return sum(count_bytes(module.parameters(recurse=False)) for module in modules)
 
 
 def _list_shared(model: nn.Module) -> set[nn.Module]:
