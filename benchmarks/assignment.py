@@ -9,7 +9,6 @@ total. results/benchmarks/assignment.csv gets the seconds, with the machine's na
 """
 
 import argparse
-import platform
 import random
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from ffmerge.alignment import correlate
 from study.config import find_root, load_params
-from study.hardware import describe_hardware
+from study.machine import describe_machine
 
 TOKENS = 10_000
 SOLVERS = {
@@ -47,7 +46,7 @@ def main() -> None:
     for name, C in (*read_pairs(args.pairs), *make_pairs(args.widths)):
         rows += measure(name, C.numpy())
         print(pd.DataFrame(rows).tail(len(SOLVERS)).to_string(index=False, header=False))
-    table = pd.DataFrame(rows).assign(hardware=f"{describe_hardware()}, {platform.machine()}")
+    table = pd.DataFrame(rows).assign(hardware=describe_machine())
     path = find_root() / "results" / "benchmarks" / "assignment.csv"
     path.parent.mkdir(exist_ok=True)
     table.to_csv(path, index=False, float_format="%.4g")

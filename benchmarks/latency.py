@@ -9,7 +9,6 @@ of notebook 4, which `make repro-from-scratch` makes.
 
 import argparse
 import copy
-import platform
 import time
 
 import pandas as pd
@@ -21,7 +20,8 @@ from ffmerge.checkpoints import find_shared_modules, load
 from ffmerge.costs import count_flops
 from ffmerge.patches import apply_patch, count_parameters
 from study.config import find_root, load_params
-from study.hardware import describe_hardware, find_device
+from study.hardware import find_device
+from study.machine import describe_machine
 from study.patches import find_patch
 from study.tasks import load_task, make_batches
 
@@ -92,7 +92,7 @@ def measure(model: str, ratio: str, rounds: int) -> list[dict]:
             "tokens_per_second": tokens / median[name] if tokens else None,
             "rounds": rounds,
             "threads": params.threads,
-            "hardware": f"{describe_hardware()}, {platform.machine()}",
+            "hardware": describe_machine(),
         }
         for name, candidate in candidates.items()
     ]

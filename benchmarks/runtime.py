@@ -18,7 +18,6 @@ import argparse
 import copy
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +37,7 @@ from ffmerge.patches import apply_patch, apply_plan, count_parameters
 from ffmerge.saving.exporting import untie
 from study.apart import call_apart
 from study.config import find_root, load_params
-from study.hardware import describe_hardware
+from study.machine import describe_machine
 from study.patches import find_patch
 from study.peaks import read_peak, reset_peak
 from study.rehearsal.models import RandomTask
@@ -60,7 +59,7 @@ def main() -> None:
     path = find_root() / "results" / "benchmarks" / "runtime.csv"
     for model in args.models or load_params().run:
         table = pd.DataFrame(measure(model, args.rounds))
-        table["hardware"] = f"{describe_hardware()}, {platform.machine()}"
+        table["hardware"] = describe_machine()
         print(table.to_string(index=False), flush=True)
         if path.exists():
             before = pd.read_csv(path)

@@ -1,19 +1,21 @@
-"""Features and permutations at full width: seconds and peak memory, ours beside a plain scheme.
+"""Features, permutations, least squares at full width: time and peak memory, beside a plain scheme.
 
     python benchmarks/stages.py [--width 5120] [--layers 8] [--tokens 10000] [--pairs 4]
+    python benchmarks/stages.py --width 11008 --layers 2 --pairs 1
 
 The features are those of a random GPT-2 whose FF sublayers have the width asked for and whose
 residual stream is narrow, so that the forward pass costs little: neurons of neighbours are as alike
 as the stream that they read. The plain scheme keeps all features in memory, in lists that are
 joined at the end, and then one float32 correlation matrix for every pair, before it solves the
-assignment problems one after the other. Every measurement is a process of its own; its peak is
-above what the process held before. Which permutations differ is printed. Linux.
-results/benchmarks/stages.csv gets what was measured, stages.png shows it. What it comes to at the
-size of the paper's models says docs/paper-scale.md.
+assignment problems one after the other. Least squares: second moments of all sublayers, and W_out
+of each of the first ones refit to two thirds of its neurons; ours alone. Every measurement is a
+process of its own; its peak is above what the process held before, its time that of the processor,
+of all threads. Which permutations differ is printed. Linux. results/benchmarks/stages.csv gets the
+width that was measured and keeps the others; stages.png shows them. What it comes to at the size of
+the paper's models says docs/paper-scale.md.
 """
 
 import argparse
-import platform
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,17 +30,21 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ffmerge.activations import find_features, observe
 from ffmerge.aligning import align_pairs
+from ffmerge.leastsquares import refit_output
+from ffmerge.moments import collect_moments
 from ffmerge.pairs import pair_name, save_pairs
 from ffmerge.recording import open_features, record_features
+from ffmerge.sublayers import find_stacks
 from study.apart import call_apart
 from study.config import find_root
-from study.hardware import describe_hardware
+from study.machine import describe_machine
 from study.peaks import read_peak, reset_peak
 from study.places import make_scratch
 from study.report.style import use_style
 
 LENGTH = 128  # tokens of a sequence
 SCHEMES = ("ours, float32", "ours, bfloat16", "plain")
+STAGES = ("features", "permutations", "least squares")
 
 
 def main() -> None:
@@ -50,7 +56,7 @@ def main() -> None:
     with TemporaryDirectory(dir=make_scratch()) as folder:
         args.folder = Path(folder)
         for scheme in SCHEMES:
-            for stage in ("features", "permutations"):
+            for stage in STAGES if scheme == SCHEMES[0] else STAGES[:2]:
                 rows.append(
                     call_apart(
                         measure, args, scheme, stage, seconds=3600, preload="ffmerge.aligning"
@@ -65,6 +71,9 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
     path = find_root() / "results/benchmarks/stages.csv"
+    if path.exists():
+        before = pd.read_csv(path)
+        table = pd.concat([before[before.d_ff != args.width], table])
     table.to_csv(path, index=False, float_format="%.4g")
     draw(path)
 
@@ -73,26 +82,31 @@ def draw(path: Path) -> None:
     """The picture beside the table: peaks, stage by stage."""
     use_style()
     table = pd.read_csv(path)
-    wide = table.pivot(index="stage", columns="scheme", values="peak_gb")[table.scheme.unique()]
-    fig, ax = plt.subplots(figsize=(7, 2.6))
-    wide.plot.barh(ax=ax, color=["#0072B2", "#56B4E9", "#999999"], width=0.8)
-    for bars in ax.containers:
-        ax.bar_label(bars, fmt=" %.1f GB", fontsize=8)
-    first = table[table.stage == "permutations"].iloc[0]
-    ax.set_title(
-        f"{first.layers} sublayers of {first.d_ff:,} neurons, {first.tokens:,} tokens, "
-        f"{int(first.pairs)} pairs",
-        fontsize=9,
-    )
-    ax.set(xlabel="peak memory (GB)", ylabel="", xlim=(0, 1.15 * table.peak_gb.max()))
-    ax.legend(loc="upper right", fontsize=8)
+    widths = table.d_ff.unique()
+    fig, axes = plt.subplots(1, len(widths), figsize=(8, 3), sharey=True, squeeze=False)
+    for ax, width in zip(axes.flat, widths, strict=True):
+        part = table[table.d_ff == width]
+        wide = part.pivot(index="stage", columns="scheme", values="peak_gb")
+        wide = wide.loc[list(STAGES)[::-1], list(SCHEMES)]
+        wide.plot.barh(ax=ax, color=["#0072B2", "#56B4E9", "#999999"], width=0.8, legend=False)
+        for bars in ax.containers:
+            known = [f" {bar.get_width():.1f}" if bar.get_width() else "" for bar in bars]
+            ax.bar_label(bars, known, fontsize=8)
+        first = part[part.stage == "permutations"].iloc[0]
+        pairs = f"{first.pairs:.0f} pair{'s' * (first.pairs > 1)}"
+        size = f"{first.layers} FF sublayers of {width:,} neurons\n{first.tokens:,} tokens, {pairs}"
+        ax.set_title(size, fontsize=9)
+        ax.set(xlabel="peak memory (GB)", ylabel="", xlim=(0, 1.2 * part.peak_gb.max()))
+    handles = axes.flat[0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside lower center", ncols=3, fontsize=8)
     fig.savefig(path.with_suffix(".png"))
 
 
 def measure(args: argparse.Namespace, scheme: str, stage: str) -> dict:
     """One stage of one scheme: seconds and peak."""
     torch.manual_seed(0)
-    run = {"features": make_features, "permutations": make_permutations}[stage]
+    makers = (make_features, make_permutations, fit_outputs)
+    run = dict(zip(STAGES, makers, strict=True))[stage]
     before = reset_peak()
     seconds = run(args, scheme)
     return {
@@ -101,22 +115,27 @@ def measure(args: argparse.Namespace, scheme: str, stage: str) -> dict:
         "layers": args.layers,
         "d_ff": args.width,
         "tokens": args.tokens,
-        "pairs": args.pairs if stage == "permutations" else None,
-        "seconds": seconds,
+        "pairs": None if stage == "features" else args.pairs,
+        "processor_s": seconds,
         "peak_gb": (read_peak() - before) / 1e9,
-        "hardware": f"{describe_hardware()}, {platform.machine()}",
+        "hardware": describe_machine(),
     }
 
 
-def make_features(args: argparse.Namespace, scheme: str) -> float:
-    """Collect or record the features of a random model."""
+def make_model(args: argparse.Namespace) -> tuple[GPT2LMHeadModel, list[dict]]:
+    """A random model of the width asked for, and batches of random tokens."""
     config = GPT2Config(
         n_layer=args.layers, n_embd=64, n_head=4, n_inner=args.width, vocab_size=512
     )
     model = GPT2LMHeadModel(config).eval()
     ids = torch.randint(0, 512, (-(-args.tokens // (8 * LENGTH)), 8, LENGTH))
-    batches = [{"input_ids": x} for x in ids]
-    path, start = args.folder / f"{scheme}.features", time.perf_counter()
+    return model, [{"input_ids": x} for x in ids]
+
+
+def make_features(args: argparse.Namespace, scheme: str) -> float:
+    """Collect or record the features of a random model."""
+    model, batches = make_model(args)
+    path, start = args.folder / f"{scheme}.features", time.process_time()
     if scheme == "plain":
         kept = [[] for _ in range(args.layers)]
         observe(model, batches, args.tokens, [find_features], lambda n, s, i, x: kept[i].append(x))
@@ -124,13 +143,13 @@ def make_features(args: argparse.Namespace, scheme: str) -> float:
     else:
         dtype = torch.bfloat16 if scheme.endswith("bfloat16") else torch.float32
         record_features(model, batches, path, args.tokens, dtype)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def make_permutations(args: argparse.Namespace, scheme: str) -> float:
     """Align pairs of neighbours, the first ones."""
     chosen = [(i, i + 1) for i in range(args.pairs)]
-    path, start = args.folder / f"{scheme}.features", time.perf_counter()
+    path, start = args.folder / f"{scheme}.features", time.process_time()
     if scheme == "plain":
         features = [x.clone() for _, x in sorted(load_file(path).items(), key=_by_layer)]
         matrices = {pair: _correlate(*(features[i] for i in pair)) for pair in tqdm(chosen)}
@@ -141,9 +160,20 @@ def make_permutations(args: argparse.Namespace, scheme: str) -> float:
     else:
         pairs = align_pairs(open_features(path), chosen)
         found = {pair_name(p.stack, p.a, p.b): p.permutation for p in pairs}
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     save_pairs(found, args.folder / f"{scheme}.pairs")
     return seconds
+
+
+def fit_outputs(args: argparse.Namespace, scheme: str) -> float:
+    """Second moments of all sublayers, and W_out refit in as many as there are pairs."""
+    model, batches = make_model(args)
+    start = time.process_time()
+    moments = collect_moments(model, batches, args.tokens)["decoder"]
+    sublayers = find_stacks(model)["decoder"].sublayers
+    for i in range(args.pairs):
+        refit_output(sublayers[i].read(), moments[i], torch.arange(2 * args.width // 3))
+    return time.process_time() - start
 
 
 def _correlate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

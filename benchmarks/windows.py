@@ -8,7 +8,6 @@ start. Making the candidate is not counted; it takes the same either way. Writes
 results/benchmarks/windows.csv.
 """
 
-import platform
 import sys
 import time
 
@@ -20,7 +19,7 @@ from ffmerge.merging import list_window_plans, merge_groups
 from ffmerge.patches import apply_patch
 from ffmerge.reuse import Reuse
 from study.config import find_root, load_params
-from study.hardware import describe_hardware
+from study.machine import describe_machine
 from study.tasks import load_task, make_batches
 
 COLUMNS = [
@@ -67,7 +66,7 @@ def main(models: list[str]) -> None:
             row |= {"whole_s": whole, "reused_s": reused, "share": reused / whole}
             rows.append(row | {"layers_left": sum(left) / len(left)})
             print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
-    table = pd.DataFrame(rows).assign(hardware=f"{describe_hardware()}, {platform.machine()}")
+    table = pd.DataFrame(rows).assign(hardware=describe_machine())
     path = root / "results/benchmarks/windows.csv"
     table.to_csv(path, index=False, float_format="%.4g")
 

@@ -14,6 +14,7 @@ from dvc.utils.serialize import _yaml
 
 from workflow import lockfile
 from workflow import repro as repro_module
+from workflow.commands import list_waves
 from workflow.graph import find_changes, sort
 from workflow.planning import Schedule
 from workflow.recompute import split
@@ -301,6 +302,19 @@ def test_stages_come_after_what_they_need():
     assert sort(needs) == ["base", "b", "a", "figures", "c"]
     with pytest.raises(ValueError, match="stages need each other: a → b → a"):
         sort({"a": ["b"], "b": ["a"]})
+
+
+def test_waves_hold_every_stage_once_and_none_before_what_it_needs(clone):
+    needs = {"base": [], "align": ["base"], "tune-a": ["align"], "tune-b": ["base"], "figures": []}
+    needs["figures"] = ["tune-a", "tune-b"]
+    waves = [["base"], ["align", "tune-b"], ["tune-a"], ["figures"]]
+    assert list_waves(sort(needs), needs) == waves
+    assert list_waves(["tune-a", "figures"], needs) == [["tune-a"], ["figures"]]
+    printed = call(clone, sys.executable, "-m", "workflow.commands").stdout
+    first, *_ = printed.split("\n\n")
+    assert first == "python -m workflow.graph base@vit-glyphs"
+    wrong = call(clone, sys.executable, "-m", "workflow.commands", "vit", check=False)
+    assert wrong.stderr == "error: MODEL 'vit' is not in run; valid are vit-glyphs\n"
 
 
 def test_changes_are_named_by_the_value_that_changed():

@@ -15,7 +15,7 @@ from workflow import durations
 from workflow.graph import open_pipeline
 from workflow.inputs import check_inputs, fetch
 from workflow.planning import is_base
-from workflow.stages import find_models
+from workflow.stages import check_models, find_models
 
 
 def recompute(root: Path, models: Sequence[str] = (), keep_bases: bool = False) -> None:
@@ -36,9 +36,7 @@ def recompute(root: Path, models: Sequence[str] = (), keep_bases: bool = False) 
     params = load_params(root)
     durations.describe()  # its stages need not ask again
     models = list(models or params.run)
-    for model in models:
-        if model not in params.run:
-            raise ValueError(f"MODEL {model!r} is not in run; valid are {', '.join(params.run)}")
+    check_models(models, params)
     uses = [use for name in models for use in (params.models[name], params.models[name].recovery)]
     for path in dict.fromkeys(use.data.path for use in uses if use.data.corpus):
         remove(root / path)

@@ -5,6 +5,7 @@ variant and seed, is ragged, and lies in results/stages.yaml.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from ffmerge.catalogue import describe_method
@@ -69,6 +70,17 @@ def find_models(params: Params) -> dict[str, str]:
     return {
         f"{kind}@{name}": item["model"] for kind, items in kinds for name, item in items.items()
     }
+
+
+def check_models(models: Iterable[str], params: Params) -> None:
+    """Make sure that models are among those to run.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for model in models:
+        if model not in params.run:
+            raise ValueError(f"MODEL {model!r} is not in run; valid are {', '.join(params.run)}")
 
 
 def write_stages(root: Path, params: Params) -> bool:

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,8 +102,12 @@ def check_fingerprint(path: str, root: Path, made: bool = False) -> None:
 def find_fingerprint(path: str, root: Path) -> str | None:
     """The fingerprint of a corpus in data.dvc, or None where nothing is pinned."""
     file = root / "data.dvc"
-    outs = yaml.safe_load(file.read_text())["outs"] if file.exists() else []
-    return next((out.get("md5") for out in outs if out["path"] == path), None)
+    return _read_pins(file.read_text()).get(path) if file.exists() else None
+
+
+@cache
+def _read_pins(text: str) -> dict[str, str | None]:
+    return {out["path"]: out.get("md5") for out in yaml.safe_load(text)["outs"]}
 
 
 def fingerprint(folder: Path) -> str:

@@ -5,7 +5,6 @@ is not started. Writes results/benchmarks/rehearsal-MODEL.csv.
 """
 
 import argparse
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import pandas as pd
 
 from study.apart import call_apart
 from study.config import find_root, load_params
-from study.hardware import describe_hardware
+from study.machine import describe_machine
 from study.peaks import find_room
 from study.rehearsal.measures import measure
 from study.rehearsal.parts import Part, Rehearsal, list_parts
@@ -72,7 +71,7 @@ def rehearse(parts: list[Part], run: Callable[[Part], dict]) -> pd.DataFrame:
     Returns:
         One row for each part, `COLUMNS`; hours are those of the real run on this hardware.
     """
-    rows, hardware = [], f"{describe_hardware()}, {platform.machine()}"
+    rows, hardware = [], describe_machine()
     known: dict[str, dict] = {}  # two stages may do the same
     for part in parts:
         row = {"stage": part.stage, "part": part.what, "unit": part.unit, "times": part.times}

@@ -1,10 +1,14 @@
-"""What each idea adds: two methods that differ by it, on the data that windows are chosen on."""
+"""What each idea adds: two methods that differ by it, before tuning and after."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from study.config import Params
+from study.report.choices import list_ratios
+from study.report.claims import Scores
+from study.report.estimates import estimate
 from study.report.results import read_metric
 from study.report.scores import find_base, read_windows
 from study.report.standings import LEAST
@@ -63,6 +67,43 @@ def table_ablations(roots: list[Path], params: Params, models: list[str]) -> pd.
         row |= {"Better at": f"{int((every > LEAST).sum())} of {len(every)}"}
         rows.append(row | {"Verdict": judge_idea(every)})
     return pd.DataFrame(rows)
+
+
+def table_tuned(results: pd.DataFrame, params: Params, models: list[str]) -> pd.DataFrame:
+    """What each idea adds after tuning, where both methods were tuned.
+
+    Args:
+        results: results.csv.
+        params: which variants there are.
+        models: the columns.
+
+    Returns:
+        Idea, From → to, a column per model with the differences on the test split, smallest ratio
+        first, ± half of the 95 % interval over seeds (¹: one of the two has a single seed).
+    """
+    none = pd.DataFrame(columns=["method"])  # neither the paper's numbers nor windows
+    scores = {model: Scores(results, none, none, params, model) for model in models}
+    rows = []
+    for idea, without, with_it in IDEAS:
+        gains = {m: _compare_tuned(s, without, with_it) for m, s in scores.items()}
+        if not any(gains.values()):
+            continue
+        looks = [find_look(method)["label"] for method in (without, with_it)]
+        row = {"Idea": idea, "From → to": " → ".join(looks)}
+        row |= {m: " / ".join(gain) or "–" for m, gain in gains.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _compare_tuned(s: Scores, without: str, with_it: str) -> list[str]:
+    """The differences of two methods after tuning, at each ratio at which both were tuned."""
+    found = []
+    for ratio in list_ratios(s.params, s.model):
+        kept = [s.kept(s.find(method, ratio)) for method in (with_it, without)]
+        if s.reference.is_known and all(map(len, kept)):
+            d = estimate((1, kept[0]), (-1, kept[1]))
+            found.append(f"{d.value:+.1f}" + (f" ± {d.margin:.1f}" if d.margin < math.inf else "¹"))
+    return found
 
 
 def find_best(windows: pd.DataFrame) -> pd.DataFrame:

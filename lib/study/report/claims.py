@@ -176,10 +176,10 @@ def _permute_wins(s: Scores) -> Iterator[Finding]:
 
 
 def _gap_grows(s: Scores) -> Iterator[Finding]:
-    """On the scale of percent and, for a perplexity, of nats: they can tell different stories."""
+    """On the scale of percent and, for a perplexity, of its logarithm: both may tell their own."""
     scales = {"%": lambda kept: kept}
     if not s.metric.higher_is_better:
-        scales["hundredths of a nat"] = lambda kept: 100 * np.log(kept / 100)
+        scales["hundredths of log-perplexity"] = lambda kept: 100 * np.log(kept / 100)
     ratios = [r for r in list_ratios(s.params, s.model) if all(map(len, s.both(r)))]
     for low, high in pairwise(ratios):
         for unit, scale in scales.items():

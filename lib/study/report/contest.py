@@ -83,9 +83,12 @@ def _set_scales(ax: Axes, points: pd.DataFrame, side: str, whole: pd.DataFrame) 
     ax.set_yticks(ticks, [str(kept) for kept in ticks], minor=False)
     ax.set_yticks([], minor=True)
     x = points[side].dropna()
-    room = max(0.15 * (x.max() - x.min()), 5)
+    room = max(0.2 * (x.max() - x.min()), 5)
     ax.set_xlim(x.min() - room, x.max() + room)
-    words = {"stored": "stored parameters (%)", "flops": "FLOPs per token (%)"}
+    words = {
+        "stored": "stored parameters (%)",
+        "flops": "FLOPs per token (%), equal ones side by side",
+    }
     ax.set(xlabel=words[side])
     ax.axhline(100, color=BASE["color"], ls="--", lw=1.2, zorder=1, label=BASE["label"])
     for kept in whole.tuned.dropna():

@@ -29,6 +29,7 @@ PAIRS = (
     ("averaging ≥ copying one FF", "permute", "copy"),
     ("averaging ≥ one random FF", "permute", "random"),
     ("merging FFs ≥ leaving them out", "permute", "ff_drop"),
+    ("merging a trained model ≥ sharing from scratch", "permute", "scratch"),
     ("one window ≥ several groups", "permute", "groups"),
     ("groups of neighbours ≥ groups of any", "groups", "groups_free"),
     ("least squares ≥ the paper's average (permute)", "refit", "permute"),
@@ -118,6 +119,8 @@ class Case:
 def _compare_pairs(case: Case) -> Iterator[Finding]:
     for claim, left, right in PAIRS:
         for when, state in zip(WHEN, ("untuned", "tuned"), strict=True):
+            if (right, state) == ("scratch", "untuned"):
+                continue  # it has seen nothing yet
             for ratio in RATIOS:
                 a, b = (case.find(side, ratio, state) for side in (left, right))
                 if a is not None and b is not None:
@@ -146,6 +149,7 @@ def _count_flops(case: Case) -> Iterator[Finding]:
     shares, removes = (table[table.family == family].flops for family in ("shares", "removes"))
     if len(shares) and len(removes):
         holds = shares.round(2).eq(100).all() and removes.round(2).lt(100).all()
-        text = f"kept: sharing {shares.min():.0f} %, removing {removes.min():.0f} to "
-        text += f"{removes.max():.0f} % of the FLOPs per token"
+        ends = dict.fromkeys(f"{n:.0f}" for n in (removes.min(), removes.max()))
+        text = f"kept: sharing {shares.min():.0f} %, removing {' to '.join(ends)} % of the FLOPs "
+        text += "per token"
         yield case.scores.says(CHEAPER, text, HOLDS if holds else FAILS)

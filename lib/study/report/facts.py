@@ -64,15 +64,16 @@ class Facts:
 
     def print_kept(self, method: str, ratio: str, state: str) -> str:
         """What a method keeps: "98.5 to 99.6 %"."""
-        return _span(self._find(method, ratio)[state], ".1f")
+        return self._span(self._find(method, ratio)[state], ".1f")
 
     def print_lead(self, better: str, worse: str, ratio: str, state: str) -> str:
         """How much more one method keeps than another: "+0.3 to +14.6 %"."""
-        return _span(self._find(better, ratio)[state] - self._find(worse, ratio)[state], "+.1f")
+        lead = self._find(better, ratio)[state] - self._find(worse, ratio)[state]
+        return self._span(lead, "+.1f")
 
     def print_low(self, precision: str, what: str) -> str:
         """The uncompressed model in fewer bits: its quality, or its bytes, of those in 32 bits."""
-        shares = []
+        shares = {}
         for model in self.models:
             whole = select_metric(self.results, model)
             whole = whole[whole.phase == "base"]
@@ -82,8 +83,8 @@ class Facts:
                 continue
             old, new = whole.iloc[0], small.iloc[0]
             kept = read_metric(whole).retained(new.value, old.value)
-            shares.append(kept if what == "kept" else 100 * new.bytes / old.bytes)
-        return _span(pd.Series(shares, dtype=float), ".1f" if what == "kept" else ".0f")
+            shares[model] = kept if what == "kept" else 100 * new.bytes / old.bytes
+        return self._span(pd.Series(shares, dtype=float), ".1f" if what == "kept" else ".0f")
 
     def print_verdicts(self, claim: str) -> str:
         """The verdicts on a claim that starts like this: "holds 3 times, undecided once"."""
@@ -98,13 +99,13 @@ class Facts:
         return rows.set_index("model")
 
     def _print_cost(self, what: str, method: str, ratio: str) -> str:
-        return _span(self._find(method, ratio)[what], ".0f")
+        return self._span(self._find(method, ratio)[what], ".0f")
 
-
-def _span(values: pd.Series, form: str) -> str:
-    """From the lowest to the highest, in percent; once where they print alike."""
-    values = values.dropna()
-    if values.empty:
-        return ABSENT
-    ends = dict.fromkeys(f"{value:{form}}" for value in (values.min(), values.max()))
-    return f"{' to '.join(ends)} %"
+    def _span(self, values: pd.Series, form: str) -> str:
+        """From the lowest to the highest, in percent; a single one with its model's name."""
+        values = values.dropna()
+        if values.empty:
+            return ABSENT
+        ends = dict.fromkeys(f"{value:{form}}" for value in (values.min(), values.max()))
+        alone = len(values) == 1 < len(self.models)
+        return f"{' to '.join(ends)} %" + f" ({values.index[0]})" * alone

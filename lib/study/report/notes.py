@@ -16,7 +16,8 @@ PARETO = (
     "Test split, after tuning, in percent of the base tuned alike; bars: one standard deviation "
     "over seeds, where longer than a marker. Hollow: in 8 bits; models with adapters are in 4. "
     "Ringed: no smaller model keeps as much, by its mean. An arrow marks what keeps less than the "
-    "axis shows. Variants that are tuned with one seed (Tables 1 and 2) are left out."
+    "axis shows. Variants that are tuned with one seed (Tables 1 and 2) are left out. Neurons "
+    "pruned by OBS are the contest's, all else is the paper's."
 )
 HELPED = "Median gain: in the metric's unit, + is better. With all but one merged: a single window."
 CLAIMS = (
@@ -39,25 +40,33 @@ DOUBTS = (
 )
 CONTEST = (
     "Test split, in percent of the uncompressed model as it is, also after tuning; where tuning "
-    "teaches another task, of the base tuned alike. Hollow: before tuning; filled: after, bars: "
-    "one standard deviation over seeds. Quality is drawn finer towards 100. Points that would "
-    "cover each other stand side by side. Wanda stands at its bytes, zeros not stored. Against "
-    "FLOPs only the best of each family and the paper's methods; a line leads from where least is "
+    "teaches another task, of the base tuned alike, and before it in the base's own metric. "
+    "Hollow: before tuning; filled: after, bars: one standard deviation over seeds. Quality is "
+    "drawn finer towards 100. Points that would cover each other stand side by side: all that "
+    "share have 100 % of the FLOPs. Wanda stands at its bytes, zeros not stored. Against FLOPs "
+    "only the best of each family and the paper's methods; a line leads from where least is "
     "removed to where most is."
 )
 BOARD = (
-    "Quality kept, in percent as in the pictures: before → after tuning, ± half of the 95 % "
-    "interval over seeds (¹: one seed). Bold: the best of those that are not larger than a merge "
-    f"by more than {FAIR:.0f} points of the parameters, after tuning where more than one family "
-    "is tuned. What is not larger is ranked: by how many of the methods that most models have keep "
-    "more before tuning, the mean over models. Of whole layers the nearest number stands here, if "
-    f"it is within {NEAR:.0f} points. Wanda's size is bytes, zeros not stored."
+    "Quality kept, in percent of the uncompressed model as it is: before → after tuning, ± half "
+    "of the 95 % interval over seeds (¹: one seed). The summariser's before is the perplexity "
+    "of its base's own task, and its after ROUGE-1, of the base tuned alike. Bold: the best of "
+    f"those that are not larger than a merge by more than {FAIR:.0f} points of the parameters, "
+    "after tuning where more than one family is tuned. What is not larger is ranked: by how "
+    "many of the methods that most models have keep more before tuning, the mean over models. "
+    f"Of whole layers the nearest number stands here, if it is within {NEAR:.0f} points. Wanda's "
+    "size is bytes, zeros not stored."
 )
 ABLATIONS = (
     "Validation split, before tuning, the best candidate of each method: percent of the base's "
     "quality that the second keeps more than the first; a third / a half / all but one of the FF "
     f"sublayers removed (layers: the numbers in params.yaml). Better: by more than {LEAST} %, our "
     "bound. A negative result is worse at as many places as it is better, or more."
+)
+TUNED = (
+    "Test split, after tuning: percent of the quality of the base tuned alike that the second "
+    "keeps more than the first, at each ratio at which both were tuned, what removes least first; "
+    "± half of the 95 % interval over seeds (¹: a single seed of one of them)."
 )
 RANDOM = "Random windows are numbered as drawn, ours and the paper's each."
 INT8 = (

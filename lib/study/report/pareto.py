@@ -89,7 +89,7 @@ def _draw_model(ax: Axes, table: pd.DataFrame) -> None:
         mew=0.9,
         label="best at its size",
     )
-    ax.margins(x=0.15, y=0.13)
+    ax.margins(x=0.2, y=0.13)
 
 
 def _name_points(ax: Axes, table: pd.DataFrame) -> None:

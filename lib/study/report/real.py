@@ -3,18 +3,18 @@
 What a model that was trained here in minutes forgives, a pretrained one may not.
 """
 
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from study.config import Params
 from study.report.choices import list_main
-from study.report.labels import write_beside
+from study.report.labels import find_box, write_apart
 from study.report.results import find_file, read_metric
-from study.report.style import WIDTH, find_look
+from study.report.style import WIDTH, find_look, finish
 
 # Of models, not of methods: Paul Tol's muted colours for those trained here, red for others'.
 TRAINED, OTHERS = ("#88CCEE", "#44AA99", "#999933", "#332288", "#AA4499"), "#CC3311"
@@ -35,26 +35,33 @@ def plot_alignments(roots: list[Path], params: Params, models: list[str]) -> Fig
     if not tables:
         return None
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True)
-    trained = [model for model in tables if params.model(model).base.is_trained_here]
+    trained = cycle(TRAINED)
+    colors = {
+        model: next(trained) if params.model(model).base.is_trained_here else OTHERS
+        for model in tables
+    }
+    lines: dict[str, list[tuple[int, float]]] = {}
     for ax, column in zip(axes, ("before", "after"), strict=True):
         for model, table in tables.items():
-            color = TRAINED[trained.index(model) % 5] if model in trained else OTHERS
+            color = colors[model]
             apart = table.b - table.a
             by_distance = table[column].groupby(apart).agg(["min", "mean", "max"])
-            width = 1.4 if model in trained else 2.4
-            ax.plot(by_distance.index, by_distance["mean"], color=color, lw=width, label=model)
+            width = 2.4 if color == OTHERS else 1.4
+            ax.plot(by_distance.index, by_distance["mean"], color=color, lw=width)
             ax.fill_between(
                 by_distance.index, by_distance["min"], by_distance["max"], color=color, alpha=0.12
             )
-            if column == "after":
-                last = by_distance["mean"].iloc[-1]
-                write_beside(ax, model, (by_distance.index[-1], last), color, xytext=(4, -6))
+            lines[model] = list(by_distance["mean"].items())  # those after alignment in the end
         ax.set(title=f"{column} alignment", xlabel="layers between the two sublayers")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("mean correlation of matched neurons")
     furthest = max((table.b - table.a).max() for table in tables.values())
-    axes[0].set_xlim(0.5, furthest + 0.5)
-    axes[1].set_xlim(0.5, 1.45 * furthest)  # room for the names
+    for ax, room in zip(axes, (1, 1.4), strict=True):  # for the names
+        ax.set_xlim(0.5, room * furthest + 0.5)
+        ax.set_xticks(range(1, furthest + 1, 2))
+    finish(figure, list(axes))
+    taken = [find_box(axes[1], *ends, 2) for line in lines.values() for ends in pairwise(line)]
+    for model, line in lines.items():
+        write_apart(axes[1], model, line[-1], colors[model], taken, below=True)
     return figure
 
 

@@ -160,9 +160,10 @@ DOUBTS = (
         "The same sharing, trained from scratch?",
         "The tied model drawn anew, trained for the steps of the base and of its recovery "
         "together: {kept[scratch, third, tuned]}; the trained model merged and tuned: "
-        "{kept[permute, third, tuned]}. One random FF sublayer in a trained model, tuned: "
+        "{kept[permute, third, tuned]}. That merging is no worse: {verdict[merging a trained model "
+        "≥ sharing from scratch, after tuning]}. One random FF sublayer in a trained model, tuned: "
         "{kept[random, third, tuned]}.",
-        CONTEST,
+        f"{CLAIMS}: merging a trained model ≥ sharing from scratch",
     ),
     Doubt(
         "2, 4",
