@@ -11,7 +11,16 @@ from ffmerge.catalogue import describe_method, list_methods
 from study.config import load_params
 from study.records import COLUMNS
 from study.report import claims
-from study.report.ablations import HELPS, IDEAS, MIXED, NEGATIVE, SAME, judge_idea, table_ablations
+from study.report.ablations import (
+    HELPS,
+    IDEAS,
+    MIXED,
+    NEGATIVE,
+    SAME,
+    judge_idea,
+    table_ablations,
+    table_tuned,
+)
 from study.report.answers import write_reviewers
 from study.report.choices import FAITHFUL, select_faithful
 from study.report.contest import plot_contest
@@ -230,6 +239,32 @@ def test_ablations_compare_the_best_candidates_wherever_both_methods_are(params,
     assert row["From → to"] == "permute → refit" and row["Verdict"] == HELPS
     assert row[GPT2] == "+20.0" and row[VIT] == "–" and row["Better at"] == "1 of 1"
     assert table_ablations([tmp_path], params, [VIT]).empty
+
+
+def test_ideas_are_compared_after_tuning_too_one_seed_marked(params, vit):
+    found = table_tuned(vit, params, [VIT]).set_index("From → to")[VIT]
+    assert found.index.tolist() == ["copy → permute"]  # the only pair of which both are tuned
+    assert found.iloc[0] == f"{100 * (78.1 - 77) / 80.23333333:+.1f}¹"
+    copied = {"permute-third": [78, 78.2, 78.1], "copy-third": [77, 77.2, 77.1]}
+    both = make_results(params, VIT, {}, copied | {"base-tuned": [80.0, 80, 80]})
+    assert table_tuned(both, params, [VIT])[VIT].iloc[0].startswith("+1.2 ± ")
+
+
+def test_sharing_from_scratch_is_compared_only_after_it_was_trained(params, tested):
+    claim = "merging a trained model ≥ sharing from scratch"
+    tuned = {"permute-third": [70, 70.1, 70.2], "scratch-third": [77, 77.1, 77.2]}
+    table = tested(make_results(params, VIT, {"permute-third": 70, "scratch-third": 1}, tuned))
+    mine = table[table.Claim.str.contains(claim)]
+    assert mine.Claim.tolist() == [f"{SAYS}{claim}, after tuning"]
+    assert mine.Verdict.tolist() == ["does not hold"]
+
+
+def test_a_number_of_a_single_model_bears_its_name(params, vit, tested):
+    two = pd.concat([vit, make_results(params, GPT2, {"permute-third": 40.0})])
+    facts = Facts(two, params, tested(two))
+    assert facts.print_kept("obs_order", "third", "untuned") == ABSENT
+    assert facts.print_kept("permute", "third", "untuned") == "50.0 to 95.0 %"
+    assert facts.print_kept("neurons_obs_refit", "third", "untuned") == f"98.8 % ({VIT})"
 
 
 def test_ideas_and_doubts_name_methods_that_there_are():

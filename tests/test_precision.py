@@ -1,11 +1,15 @@
 """Precision follows the hardware, says what it chose, and is never mixed in what is published."""
 
+import os
+import platform
+
 import pandas as pd
 import pytest
 import torch
 
 from study import hardware
 from study.hardware import describe_hardware, has_bfloat16, resolve_precision
+from study.machine import describe_machine
 
 
 @pytest.fixture
@@ -56,3 +60,9 @@ def test_committed_results_name_their_hardware_and_are_of_one_precision_a_model(
     assert trained.trained_in.notna().all() and trained.hardware.notna().all()
     mixed = trained.groupby("model").trained_in.nunique()
     assert mixed.eq(1).all(), mixed
+
+
+def test_a_benchmarks_machine_is_named_with_its_cores_and_what_decides_precision():
+    named = describe_machine()
+    assert f", {os.cpu_count()} cores, {platform.machine()}, " in named
+    assert named.endswith(describe_hardware()) and not named.startswith(",")
