@@ -93,7 +93,7 @@ def draw(path: Path) -> None:
             known = [f" {bar.get_width():.1f}" if bar.get_width() else "" for bar in bars]
             ax.bar_label(bars, known, fontsize=8)
         first = part[part.stage == "permutations"].iloc[0]
-        pairs = f"{first.pairs:.0f} pair{'s' * (first.pairs > 1)}"
+        pairs = f"{first.pairs:.0f} {'pair' if first.pairs == 1 else 'pairs'}"
         size = f"{first.layers} FF sublayers of {width:,} neurons\n{first.tokens:,} tokens, {pairs}"
         ax.set_title(size, fontsize=9)
         ax.set(xlabel="peak memory (GB)", ylabel="", xlim=(0, 1.2 * part.peak_gb.max()))

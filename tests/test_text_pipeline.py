@@ -107,7 +107,8 @@ def text_run(tmp_path_factory):
     ]
     quiz = {"task": "choices", "data": {"path": write_texts(folder / "quiz", quiz * 4)}} | EXAMPLES
     content["models"]["gpt2-docs"]["readings"] = {"quiz": quiz | {"test_examples": 6}}
-    content["models"]["olmo-dialogues"]["variants"] = ["base-tuned", "permute-third"]
+    tuned = ["base-tuned", "permute-third"]
+    content["models"]["olmo-dialogues"] |= {"variants": [*tuned, "vanilla-third"], "tuned": tuned}
     olmo = content["models"]["olmo-dialogues"]["downstream"]
     olmo |= {"data": {"path": dialogues}} | EXAMPLES
     (root / "params.yaml").write_text(yaml.safe_dump(content))
@@ -144,7 +145,15 @@ def test_every_kind_of_model_takes_the_same_notebooks(results):
     assert states["gpt2-docs"] == states["marian-cldr"] == whole | low | tuned
     assert states["gpt2-documents"] == states["gpt2-docs"]
     nf4 = {("base-tuned", "tuned", "nf4"), ("permute-third", "tuned", "nf4")}
-    assert states["olmo-dialogues"] == whole | nf4 | {("base", "first words", "float32")}
+    own = {("base", "first words", "float32"), ("vanilla-third", "merged", "float32")}
+    assert states["olmo-dialogues"] == whole | nf4 | own
+
+
+def test_what_is_not_tuned_is_read_in_its_bases_task_and_its_answers_are_kept(text_run, results):
+    mine = results[(results.model == "olmo-dialogues") & (results.variant == "vanilla-third")]
+    assert set(mine.metric) == {"perplexity", "perplexity (window means)"}
+    answers = text_run / "models/olmo-dialogues/answers/vanilla-third/merged/loss.txt"
+    assert len(answers.read_text().splitlines()) == mine.n_examples.iloc[0]
 
 
 def test_each_task_reports_its_own_metrics(results):
