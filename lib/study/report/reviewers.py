@@ -201,9 +201,9 @@ DOUBTS = (
     Doubt(
         "3",
         "Larger and newer models, more benchmarks (LLaMA, MMLU)?",
-        "One of LLaMA's kind that others pretrained takes the same path before any tuning, and is "
-        "read on code documentation, on other text and on a quiz. The paper's own models are in "
-        "params.yaml, and have not been run.",
+        "One of LLaMA's kind that others pretrained takes the same path with a short recovery of "
+        "one seed, and is read on code documentation, on other text and on a quiz. The paper's own "
+        "models are in params.yaml, and have not been run.",
         "“A real model” on the [page](README.md); [params.yaml](../params.yaml)",
     ),
     Doubt(
