@@ -105,8 +105,11 @@ def draw(path: Path) -> None:
 def measure(args: argparse.Namespace, scheme: str, stage: str) -> dict:
     """One stage of one scheme: seconds and peak."""
     torch.manual_seed(0)
-    makers = (make_features, make_permutations, fit_outputs)
-    run = dict(zip(STAGES, makers, strict=True))[stage]
+    run = {
+        "features": make_features,
+        "permutations": make_permutations,
+        "least squares": fit_outputs,
+    }[stage]
     before = reset_peak()
     seconds = run(args, scheme)
     return {

@@ -97,17 +97,12 @@ def publishing(monkeypatch):
     monkeypatch.setenv(PUBLISH, "1")
 
 
-def stop_drawing(patch: pytest.MonkeyPatch) -> None:
-    """Make figures but do not draw them, where tests look at numbers: drawing takes longer."""
-    patch.setattr(Figure, "tight_layout", lambda self, **options: None)
-    patch.setattr(Figure, "draw_without_rendering", lambda self: None)
-    patch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).touch())
-
-
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Figures are not drawn."""
-    stop_drawing(monkeypatch)
+    """Figures are made but not drawn, where a test looks at numbers: drawing takes longer."""
+    monkeypatch.setattr(Figure, "tight_layout", lambda self, **options: None)
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).touch())
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def copy_tree(source, target):
 
 
 @pytest.fixture
-def report(repository, monkeypatch, capsys, undrawn):
+def report(repository, monkeypatch, capsys):
     """Run the code of notebook 7 in the current folder: what it prints, and the page it writes."""
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
 

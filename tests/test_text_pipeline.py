@@ -5,7 +5,7 @@ import copy
 import pandas as pd
 import pytest
 import yaml
-from conftest import stop_drawing, write_tiny_profile
+from conftest import write_tiny_profile
 from datasets import Dataset
 from safetensors.torch import load_file
 from test_pipeline import run_here, stages
@@ -120,9 +120,7 @@ def text_run(tmp_path_factory):
     two_kinds = ["marian-cldr", "olmo-dialogues"]  # two stacks; gated, without biases
     for notebook, parameters in stages(load_params(root), *content["run"], beyond=two_kinds):
         if notebook != "0_tour" or parameters["model"] in ("gpt2-docs", "marian-cldr"):
-            with pytest.MonkeyPatch.context() as patch:
-                stop_drawing(patch)
-                run_here(notebook, parameters)
+            run_here(notebook, parameters)
     os.chdir(before)
     del os.environ[PUBLISH]
     find_root.cache_clear()

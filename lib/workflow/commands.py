@@ -7,7 +7,6 @@ that a wave is an array job. Stages are printed whether they are stale or not; n
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 
 from study.config import find_root, load_params
@@ -52,4 +51,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,6 +1,7 @@
 """What each idea adds: two methods that differ by it, before tuning and after."""
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pandas as pd
 from study.config import Params
 from study.report.choices import list_ratios
 from study.report.claims import Scores
-from study.report.estimates import estimate
+from study.report.estimates import Estimate, estimate
 from study.report.results import read_metric
 from study.report.scores import find_base, read_windows
 from study.report.standings import LEAST
@@ -61,9 +62,7 @@ def table_ablations(roots: list[Path], params: Params, models: list[str]) -> pd.
         every = pd.concat(gains.values())
         if every.empty:
             continue
-        looks = [find_look(method)["label"] for method in (without, with_it)]
-        row = {"Idea": idea, "From → to": " → ".join(looks)}
-        row |= {m: " / ".join(f"{g:+.1f}" for g in gain) or "–" for m, gain in gains.items()}
+        row = _print_idea(idea, without, with_it, gains, lambda gain: f"{gain:+.1f}")
         row |= {"Better at": f"{int((every > LEAST).sum())} of {len(every)}"}
         rows.append(row | {"Verdict": judge_idea(every)})
     return pd.DataFrame(rows)
@@ -88,22 +87,31 @@ def table_tuned(results: pd.DataFrame, params: Params, models: list[str]) -> pd.
         gains = {m: _compare_tuned(s, without, with_it) for m, s in scores.items()}
         if not any(gains.values()):
             continue
-        looks = [find_look(method)["label"] for method in (without, with_it)]
-        row = {"Idea": idea, "From → to": " → ".join(looks)}
-        row |= {m: " / ".join(gain) or "–" for m, gain in gains.items()}
-        rows.append(row)
+        rows.append(_print_idea(idea, without, with_it, gains, _print_gain))
     return pd.DataFrame(rows)
 
 
-def _compare_tuned(s: Scores, without: str, with_it: str) -> list[str]:
+def _compare_tuned(s: Scores, without: str, with_it: str) -> list[Estimate]:
     """The differences of two methods after tuning, at each ratio at which both were tuned."""
     found = []
     for ratio in list_ratios(s.params, s.model):
         kept = [s.kept(s.find(method, ratio)) for method in (with_it, without)]
         if s.reference.is_known and all(map(len, kept)):
-            d = estimate((1, kept[0]), (-1, kept[1]))
-            found.append(f"{d.value:+.1f}" + (f" ± {d.margin:.1f}" if d.margin < math.inf else "¹"))
+            found.append(estimate((1, kept[0]), (-1, kept[1])))
     return found
+
+
+def _print_gain(d: Estimate) -> str:
+    return f"{d.value:+.1f}" + ("¹" if math.isinf(d.margin) else f" ± {d.margin:.1f}")
+
+
+def _print_idea(
+    idea: str, without: str, with_it: str, gains: Mapping[str, Iterable], show: Callable
+) -> dict[str, str]:
+    """A row: the idea, its two methods, and what it adds to each model, ratio by ratio."""
+    looks = [find_look(method)["label"] for method in (without, with_it)]
+    cells = {model: " / ".join(map(show, gain)) or "–" for model, gain in gains.items()}
+    return {"Idea": idea, "From → to": " → ".join(looks)} | cells
 
 
 def find_best(windows: pd.DataFrame) -> pd.DataFrame:
