@@ -21,7 +21,8 @@ from ffmerge.patches import Patch, Plan, apply_patch, count_parameters, save_pat
 from study import launching
 from study.config import load_params
 from study.finetuning import finetune
-from study.launching import check_processes, finetune_in_processes
+from study.launching import finetune_in_processes
+from study.processes import check_processes
 from study.sections import Base, Training
 from study.settings import resolve
 from study.tasks import load_task, make_batches

@@ -76,6 +76,7 @@ def _check_listed(params: "Params", model: str) -> None:
     where, listed = f"models.{model}.variants", params.models[model].variants or ()
     _check_different(where, listed)
     _check_known(where, listed, params.recipes)
+    _check_known(f"models.{model}.without", params.models[model].without, params.recipes)
     tuned = params.models[model].tuned or ()
     _check_different(f"models.{model}.tuned", tuned)
     _check_known(f"models.{model}.tuned", tuned, params.variants_of(model))

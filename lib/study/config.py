@@ -57,9 +57,9 @@ class Params(Section):
     def variants_of(self, model: Name) -> list[Name]:
         """The variants of a model: the recipes that its entry lists, or all whose ratio it has.
 
-        Of the latter those that only change the tuning are left out where they are not tuned,
-        distillation where adapters learn another task than the uncompressed model knows, and
-        training anew where the base is not trained here.
+        Of the latter are left out: those of `without`, those that only change the tuning where they
+        are not tuned, distillation where adapters learn another task than the uncompressed model
+        knows, and training anew where the base is not trained here.
         """
         entry = self.model(model)
         if entry.variants is not None:
@@ -67,6 +67,7 @@ class Params(Section):
         return [
             name
             for name, recipe in self.recipes.items()
+            if name not in entry.without
             if recipe.ratio is None or recipe.ratio in self.counts(model, recipe)
             if not recipe.finetune or entry.tuned is None or name in entry.tuned
             if not (recipe.finetune.get("distillation") and entry.finetune.adapters)

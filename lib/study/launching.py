@@ -2,14 +2,10 @@
 
     python -m torch.distributed.run --nproc_per_node 2 -m study.launching SPEC.json
 
-The notebook calls `finetune_in_processes`, which runs this line; it is what `accelerate launch`
-runs on GPUs, and unlike that works on CPUs too. Every process loads the base and the patch itself.
+The notebook calls `finetune_in_processes`, which runs this line. Every process loads the base and
+the patch itself.
 """
 
-import os
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, set_seed
 
-import study
 from ffmerge.checkpoints import load
 from ffmerge.files import read_json, write_json
 from ffmerge.patches import apply_patch
@@ -26,11 +21,12 @@ from study.finetuning import finetune, trained_weights
 from study.hardware import resolve_precision
 from study.patches import find_patch
 from study.places import find_input
+from study.processes import run_processes, take_part
 from study.quantization import add_adapters
 from study.tasks import load_task, make_batches
 
 WORKER = ("-m", "study.launching")
-SPEC, WEIGHTS, CURVE = "spec.json", "tuned.safetensors", "curve.json"
+WEIGHTS, CURVE = "tuned.safetensors", "curve.json"
 
 
 def finetune_in_processes(
@@ -52,33 +48,15 @@ def finetune_in_processes(
         The learning curve.
 
     Raises:
-        ValueError: more processes than there are GPUs.
-        RuntimeError: a process failed, and has said why on stderr.
+        ValueError, RuntimeError: as `run_processes`.
 
     Invariant: what `finetune` gives at the same batch size, up to rounding and to dropout, if the
         data's number of examples is a multiple of that; or else an epoch's last batch is filled
         up from its first.
     """
-    processes = load_params().training(model, variant).processes or 1
-    check_processes(processes)
     spec = {"model": model, "variant": variant, "seed": seed}
     spec |= {"folder": str(folder.resolve()), "resume": resume}
-    write_json(spec, folder / SPEC)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(processes), *WORKER, str(folder / SPEC)]
-    library = str(Path(study.__path__[0]).parent)
-    path = os.pathsep.join(filter(None, (library, os.environ.get("PYTHONPATH"))))
-    threads = os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads}
-    # What holds the other end of their input is us: if we are killed, they end too.
-    options = {"env": environment, "cwd": find_root(), "stdin": subprocess.PIPE}
-    with subprocess.Popen(command, **options) as running:
-        code = running.wait()
-    if code:
-        raise RuntimeError(
-            f"tuning in {processes} processes failed with exit code {code}; the first error on "
-            "stderr says why"
-        )
+    run_processes(WORKER, load_params().training(model, variant).processes or 1, spec, folder)
     tuned = load_file(folder / WEIGHTS)
     with torch.no_grad():
         for name, p in trained_weights(small).items():
@@ -86,19 +64,7 @@ def finetune_in_processes(
     return pd.DataFrame(read_json(folder / CURVE))
 
 
-def check_processes(processes: int) -> None:
-    """Make sure that every process gets a GPU of its own, if there are any.
-
-    Raises:
-        ValueError: there are too few.
-    """
-    n = torch.cuda.device_count()
-    if n and processes > n:
-        there = "is 1 GPU; valid is 1" if n == 1 else f"are {n} GPUs; valid are 1 to {n}"
-        raise ValueError(f"processes is {processes}, but there {there}")
-
-
-def run_process(spec: dict) -> None:
+def run_process(spec: dict, rank: int) -> None:
     """Take part in the tuning that `finetune_in_processes` has described."""
     model, variant, seed, folder = (
         spec["model"],
@@ -106,9 +72,6 @@ def run_process(spec: dict) -> None:
         spec["seed"],
         Path(spec["folder"]),
     )
-    rank = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
-        torch.cuda.set_device(rank)
     params = load_params()
     entry, training = params.model(model), params.training(model, variant)
     torch.set_num_threads(params.threads)
@@ -131,16 +94,9 @@ def run_process(spec: dict) -> None:
         write_json(curve.to_dict("list"), folder / CURVE)
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it has gone, which then closes its input."""
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(1)
-
-
 def main() -> None:
     """Command line: the file that says what to tune."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    run_process(read_json(Path(sys.argv[1])))
+    take_part(run_process)
 
 
 if __name__ == "__main__":

@@ -383,6 +383,7 @@ class Model(Use):
     removed: dict[Ratio, Count] = {}  # FF sublayers that go, at each ratio
     dropped: dict[Ratio, Count] = {}  # whole layers, for methods that remove those
     variants: Names | None = None  # the recipes to run; without it all that have a ratio here
+    without: Names = []  # of the latter those that are left out
     tuned: Names | None = None  # those of them that are tuned; without it all that say so
     seeds: Seeds | None = None  # of its tuning; those at the top of params.yaml if left out
     finetune: Training

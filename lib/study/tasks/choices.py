@@ -1,14 +1,15 @@
 """Multiple choice without examples, in the manner of MMLU: the likeliest ending is the answer."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from study.metrics import Metric
 from study.tasks import Score
 from study.tasks.data import load_split
+from study.tasks.sharing import score_batches
 from study.tasks.text import IGNORED, TextBatch, TextTask, pad, pad_inputs
 
 
@@ -29,18 +30,19 @@ class Task(TextTask):
             tensors | {"labels": pad([x["labels"] for x in endings], IGNORED)}, examples
         )
 
-    @torch.no_grad()
     def evaluate(self, model: PreTrainedModel, batches: Iterable[TextBatch]) -> Score:
         """The percentage of questions whose right ending is the likeliest of all."""
-        model.eval()
-        chosen, right = [], []
-        for batch in tqdm(batches, desc="choices", unit="batch", delay=5, leave=False):
-            scores = score_endings(model, batch)
+
+        def choose(batch: TextBatch) -> list[tuple[int, int]]:
+            scores, pairs = score_endings(model, batch), []
             for example in batch.examples:
                 n = len(example["endings"])
-                chosen.append(int(torch.stack(scores[:n]).argmax()))
-                right.append(example["answer"])
+                pairs.append((int(torch.stack(scores[:n]).argmax()), example["answer"]))
                 scores = scores[n:]
+            return pairs
+
+        pairs = chain.from_iterable(score_batches(model, batches, choose, "choices"))
+        chosen, right = zip(*pairs, strict=True)
         hits = sum(a == b for a, b in zip(chosen, right, strict=True))
         answers = {"expected": list(map(str, right)), "chosen": list(map(str, chosen))}
         return Score({self.metric: 100 * hits / len(right)}, len(right), answers=answers)

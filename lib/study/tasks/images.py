@@ -1,10 +1,10 @@
 """Image classification (paper, Section 4.2): accuracy in percent of the images."""
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 from transformers import (
     AutoImageProcessor,
     PreTrainedModel,
@@ -19,6 +19,7 @@ from study.metrics import Metric
 from study.sections import Base, Data
 from study.tasks import Score
 from study.tasks.data import load_split
+from study.tasks.sharing import score_batches
 
 
 class Task:
@@ -62,17 +63,19 @@ class Task:
         labels = torch.tensor([example[self.label] for example in examples])
         return {"pixel_values": pixels, "labels": labels}
 
-    @torch.no_grad()
     def evaluate(self, model: PreTrainedModel, batches: Iterable[Batch]) -> Score:
         """Percentage of images whose class scores highest."""
-        model.eval()
-        names, answers = model.config.id2label, {"label": [], "answer": []}
-        for batch in tqdm(batches, desc="evaluate", unit="batch", delay=5, leave=False):
+
+        def classify(batch: Batch) -> list[tuple[int, int]]:
             logits = model(pixel_values=batch["pixel_values"].to(model.device)).logits
-            answers["label"] += [names[label] for label in batch["labels"].tolist()]
-            answers["answer"] += [names[label] for label in logits.argmax(-1).tolist()]
-        pairs = list(zip(*answers.values(), strict=True))
+            return list(zip(batch["labels"].tolist(), logits.argmax(-1).tolist(), strict=True))
+
+        names = model.config.id2label
+        pairs = list(chain.from_iterable(score_batches(model, batches, classify, "evaluate")))
+        pairs = [(names[label], names[answer]) for label, answer in pairs]
         correct = sum(label == answer for label, answer in pairs)
+        labels, found = map(list, zip(*pairs, strict=True))
+        answers = {"label": labels, "answer": found}
         return Score({self.metric: 100 * correct / len(pairs)}, len(pairs), answers=answers)
 
     def save_processor(self, path: Path) -> None:

@@ -3,17 +3,16 @@
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
-import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from study.metrics import Metric
 from study.tasks import Score
 from study.tasks.data import load_split
+from study.tasks.sharing import score_batches
 from study.tasks.text import (
     IGNORED,
     TextBatch,
@@ -72,24 +71,25 @@ class Task(TextTask):
         tensors = pad_inputs(inputs, self.tokenizer.pad_token_id or 0)
         return TextBatch(tensors | {"labels": pad(labels, IGNORED)}, examples)
 
-    @torch.no_grad()
     def evaluate(self, model: PreTrainedModel, batches: Iterable[TextBatch]) -> Score:
         """Perplexity with a sliding window, each token weighing the same.
 
         The paper's release exponentiates the mean of the windows' mean losses instead, where the
         tokens of a short last window weigh more; that is the second value.
         """
-        model.eval()
-        total, n, means = 0.0, 0, []
-        for batch in tqdm(batches, desc="evaluate", unit="batch", delay=5, leave=False):
+
+        def measure(batch: TextBatch) -> tuple[float, int, list[float]]:
             inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
             logits = model(**inputs).logits[:, :-1].float().flatten(0, 1)
             labels = batch["labels"][:, 1:].to(model.device)  # (n_windows, context - 1)
             losses = cross_entropy(logits, labels.flatten(), reduction="none").view(labels.shape)
             counts = (labels != IGNORED).sum(1)
-            total += float(losses.double().sum())
-            n += int(counts.sum())
-            means += (losses.sum(1) / counts).tolist()
+            means = (losses.sum(1) / counts).tolist()
+            return float(losses.double().sum()), int(counts.sum()), means
+
+        found = score_batches(model, batches, measure, "evaluate")
+        totals, counts, parts = zip(*found, strict=True)
+        total, n, means = sum(totals), sum(counts), list(chain.from_iterable(parts))
         values = {
             self.metric: _exp(total / n),
             WINDOW_MEANS: _exp(sum(means) / len(means)),

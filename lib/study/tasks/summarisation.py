@@ -6,15 +6,15 @@ in the loss.
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 
-import torch
 from rouge_score.rouge_scorer import RougeScorer
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from study.metrics import Metric
 from study.tasks import Score
 from study.tasks.data import load_split
+from study.tasks.sharing import score_batches
 from study.tasks.text import IGNORED, TextBatch, TextTask, continue_prompts, pad, pad_inputs
 
 PROMPT = "Summarize the following:\n{dialogue}\nSummary:"
@@ -48,17 +48,17 @@ class Task(TextTask):
         labels = pad([[IGNORED] * len(prompt) + summary for prompt, summary in pairs], IGNORED)
         return TextBatch(tensors | {"labels": labels}, examples)
 
-    @torch.no_grad()
     def evaluate(self, model: PreTrainedModel, batches: Iterable[TextBatch]) -> Score:
         """Score greedy summaries of at most half the prompt's length and 16 tokens more."""
-        model.eval()
-        examples, written = [], []
-        for batch in tqdm(batches, desc="summarise", unit="batch", delay=5, leave=False):
+
+        def summarise(batch: TextBatch) -> list[tuple[str, dict]]:
             prompts = [self._prompt(example) for example in batch.examples]
             most = max(map(len, prompts)) // 2 + 16
-            written += continue_prompts(model, self.tokenizer, prompts, most)
-            examples += batch.examples
-        return self.score([text.strip() for text in written], examples)
+            written = continue_prompts(model, self.tokenizer, prompts, most)
+            return list(zip(map(str.strip, written), batch.examples, strict=True))
+
+        pairs = chain.from_iterable(score_batches(model, batches, summarise, "summarise"))
+        return self.score(*map(list, zip(*pairs, strict=True)))
 
     def score(self, written: list[str], examples: list[dict]) -> Score:
         """Mean ROUGE F1 and, where the data name their slots, the percentage of slots right.

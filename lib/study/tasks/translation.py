@@ -1,15 +1,15 @@
 """Translation (paper, Section 4.3): BLEU and chrF of sacrebleu."""
 
 from collections.abc import Iterable
+from itertools import chain
 
-import torch
 from sacrebleu.metrics import BLEU, CHRF
-from tqdm import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from study.metrics import Metric
 from study.tasks import Score
 from study.tasks.data import load_split
+from study.tasks.sharing import score_batches
 from study.tasks.text import (
     IGNORED,
     TextBatch,
@@ -54,17 +54,19 @@ class Task(TextTask):
         tensors = pad_inputs(sources, self.tokenizer.pad_token_id)
         return TextBatch(tensors | {"labels": pad(targets, IGNORED)}, examples)
 
-    @torch.no_grad()
     def evaluate(self, model: PreTrainedModel, batches: Iterable[TextBatch]) -> Score:
         """BLEU and chrF of the translations that the model's own generation settings give."""
-        model.eval()
-        answers = {"source": [], "reference": [], "translation": []}
-        for batch in tqdm(batches, desc="translate", unit="batch", delay=5, leave=False):
+
+        def translate(batch: TextBatch) -> list[tuple[str, str, str]]:
             inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-            output = model.generate(**inputs)
-            answers["source"] += [example[self.column("source")] for example in batch.examples]
-            answers["reference"] += [example[self.column("target")] for example in batch.examples]
-            answers["translation"] += self.tokenizer.batch_decode(output, skip_special_tokens=True)
+            output = self.tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+            source, target = self.column("source"), self.column("target")
+            pairs = ((example[source], example[target]) for example in batch.examples)
+            return [(*pair, text) for pair, text in zip(pairs, output, strict=True)]
+
+        lines = chain.from_iterable(score_batches(model, batches, translate, "translate"))
+        names = ("source", "reference", "translation")
+        answers = dict(zip(names, map(list, zip(*lines, strict=True)), strict=True))
         values, signatures = {}, {}
         for metric, scorer in ((self.metric, BLEU()), (Metric("chrF"), CHRF())):
             score = scorer.corpus_score(answers["translation"], [answers["reference"]])
