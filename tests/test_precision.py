@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from study import hardware
-from study.hardware import describe_hardware, has_bfloat16, resolve_precision
+from study.hardware import describe_hardware, find_device, has_bfloat16, resolve_precision
 from study.machine import describe_machine
 
 
@@ -52,6 +52,29 @@ def test_float16_is_taken_on_a_gpu_and_refused_without_one(cpu, monkeypatch):
         resolve_precision("float16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_precision("float16") == "float16"
+
+
+@pytest.mark.parametrize("asked", ["auto", "cuda", "mps", "cpu"])
+@pytest.mark.parametrize("there", [(), ("mps",), ("cuda", "mps")])
+def test_models_run_where_params_yaml_says_or_on_the_best_device(there, asked, monkeypatch):
+    for name, place in (("cuda", torch.cuda), ("mps", torch.backends.mps)):
+        monkeypatch.setattr(place, "is_available", lambda name=name: name in there)
+    monkeypatch.setattr(hardware, "_read_choice", lambda root: asked)
+    if asked in (*there, "cpu", "auto"):
+        best = (*there, "cpu")[0] if asked == "auto" else asked
+        assert find_device() == best
+        assert best != "mps" or (describe_hardware() == "Apple GPU" and not has_bfloat16())
+        return
+    with pytest.raises(ValueError, match=f"device is {asked}, which is not here; valid are auto"):
+        find_device()
+
+
+def test_outside_the_repository_nobody_has_chosen_a_device(monkeypatch):
+    def find_nothing():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(hardware, "find_root", find_nothing)
+    assert find_device() in ("cuda", "mps", "cpu")
 
 
 def test_committed_results_name_their_hardware_and_are_of_one_precision_a_model(repository):

@@ -42,7 +42,7 @@ class RunningCorrelation:
             self.sum_xy = torch.zeros(x.shape[1], y.shape[1], **exact)
         x, y = x.float() - self.shift_x, y.float() - self.shift_y
         self.n += len(x)
-        self.sum_xy += (x.T @ y).to(self.sum_xy)
+        self.sum_xy += (x.T @ y).to(self.sum_xy.device)
         x, y = x.to(self.sum_x.device), y.to(self.sum_y.device)
         self.sum_x += x.sum(0, dtype=torch.float64)
         self.sum_y += y.sum(0, dtype=torch.float64)

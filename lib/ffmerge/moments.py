@@ -57,7 +57,7 @@ class RunningMoments:
             self.sum, self.products = torch.zeros(d, **exact), torch.zeros(d, d, **exact)
         rows = rows - self.shift
         self.n += len(rows)
-        self.products += (rows.T @ rows).to(self.products)
+        self.products += (rows.T @ rows).to(self.products.device)
         self.sum += rows.to(self.sum.device).sum(0, dtype=torch.float64)
 
     def value(self) -> Moments:

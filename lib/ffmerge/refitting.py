@@ -5,7 +5,7 @@ centred in each layer, where there are biases.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,45 @@ from ffmerge.activations import Batch, observe, peek
 from ffmerge.leastsquares import RIDGE, solve_ridge
 from ffmerge.moments import Key, Moments, find_hidden, find_inputs, gather_moments
 from ffmerge.patches import Patch, Plan, check_plan
-from ffmerge.sublayers import find_activation, find_stacks
+from ffmerge.sublayers import find_activation, find_depths, find_stacks
 from ffmerge.weights import Weights, average, permute
 
 TOLERANCE = 0.05  # of hidden activations, well above the rounding of half precision
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a base's FF sublayers read, the same for every candidate.
+
+    Attributes:
+        moments: of each sublayer's inputs.
+        activation: the model's function, once it is clear that it explains what its FFs compute.
+    """
+
+    moments: Mapping[Key, Moments]
+    activation: Callable[[Tensor], Tensor]
+
+
+def read_inputs(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    tokens: int | None = None,
+    keys: Iterable[Key] | None = None,
+) -> Read:
+    """The second moments of what FF sublayers read, in one pass through the base.
+
+    Args:
+        model, batches, tokens: as in `ffmerge.moments.collect_moments`.
+        keys: stack and layer of each sublayer; all if left out.
+
+    Raises:
+        ValueError: as `learn_activation`.
+    """
+    if keys is None:
+        keys = [(name, i) for name, n in find_depths(model).items() for i in range(n)]
+    first, batches = peek(batches)
+    activation = learn_activation(model, first)
+    return Read(gather_moments(model, batches, tokens, find_inputs, keys), activation)
 
 
 def refit_groups(
@@ -27,6 +62,7 @@ def refit_groups(
     batches: Callable[[], Iterable[Batch]],
     tokens: int | None = None,
     ridge: float = RIDGE,
+    read: Read | None = None,
 ) -> Patch:
     """Permute, then fit one FF to every group by ridge least squares, W_in first, then W_out.
 
@@ -41,6 +77,7 @@ def refit_groups(
         batches: gives calibration data, the same at every call.
         tokens: how many to see; `find_tokens` if left out.
         ridge: λ, as a share of the mean diagonal.
+        read: what `read_inputs` gave for the same data; found now if left out.
 
     Returns:
         The patch: one sublayer for each group, under the name of the group's first layer.
@@ -54,12 +91,12 @@ def refit_groups(
         for i in (i for group in groups[name] for i in group.layers):
             weights, p = stack.sublayers[i].read(), permutations.get(name, {}).get(i)
             aligned[name, i] = weights if p is None else permute(weights, p)
-    first, data = peek(batches())
-    activation = learn_activation(model, first)
-    read = gather_moments(model, data, tokens, find_inputs, aligned)
+    read = read or read_inputs(model, batches(), tokens, aligned)
     shared = {
         (name, group): _fit_inputs(
-            [aligned[name, i] for i in group.layers], [read[name, i] for i in group.layers], ridge
+            [aligned[name, i] for i in group.layers],
+            [read.moments[name, i] for i in group.layers],
+            ridge,
         )
         for name in stacks
         for group in groups[name]
@@ -68,7 +105,8 @@ def refit_groups(
 
     def see(key: Key, x: Tensor) -> Tensor:
         """Hidden activations of the shared FF beside those of the layer's own: (n, 2 d_ff)."""
-        return torch.cat([compute_hidden(w[key], x, activation) for w in (of_layer, aligned)], 1)
+        hidden = (compute_hidden(w[key], x, read.activation) for w in (of_layer, aligned))
+        return torch.cat(list(hidden), 1)
 
     seen = gather_moments(model, batches(), tokens, find_inputs, aligned, see)
     tensors = {}

@@ -12,6 +12,7 @@ from ffmerge.catalogue import describe_method
 from study.checks import check_params
 from study.sections import (
     Corpus,
+    Device,
     Model,
     Name,
     Recipe,
@@ -45,6 +46,7 @@ class Params(Section):
     seed: Seed  # of what is drawn once: the base model's training, the order of random windows
     seeds: Seeds
     threads: Threads
+    device: Device = "auto"  # where models run; what is not the CPU may change the last digits
     recipes: Annotated[dict[Name, Recipe], Valid("are names of variants, each with its method")]
     corpora: Annotated[dict[Corpus, Sizes], Valid("are names of corpora, each with its sizes")]
     models: Annotated[dict[Name, Model], Valid("are names of models, each with its settings")]

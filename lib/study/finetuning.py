@@ -23,7 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ffmerge.activations import Batch
-from study.hardware import describe_hardware, resolve_precision
+from study.hardware import describe_hardware, find_device, resolve_precision
 from study.resuming import Endless, Progress, find_checkpoint
 from study.sections import Training
 from study.tasks import Task
@@ -66,7 +66,7 @@ def finetune(
     Invariant: a tuning that was killed and resumed ends as an uninterrupted one, its curve too;
         bitwise on a CPU.
     """
-    on_gpu, precision = torch.cuda.is_available(), resolve_precision(training.precision)
+    device, precision = find_device(), resolve_precision(training.precision)
     train = task.dataset("train", seed=seed)
     lengths_known = "length" in (getattr(train, "column_names", None) or ())
     if isinstance(train, IterableDataset):
@@ -91,8 +91,8 @@ def finetune(
         max_grad_norm=training.maximum_gradient_norm,
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device == "cuda",
         eval_strategy="steps",
         eval_steps=training.evaluate_every,
         eval_on_start=not resume,

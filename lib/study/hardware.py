@@ -1,16 +1,37 @@
 """What this machine computes well: the device, and the precision of training that suits it."""
 
 import platform
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
+
+from study.config import find_root, load_params
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def find_device() -> str:
-    """Where models run: the first GPU, or the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Where models run: where params.yaml says, or else on the first GPU, Apple's, or the CPU.
+
+    Raises:
+        ValueError: params.yaml asks for a device that is not here.
+    """
+    there = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    here = [*(name for name, kind in there.items() if kind.is_available()), "cpu"]
+    try:
+        asked = _read_choice(find_root())
+    except FileNotFoundError:  # outside the repository nobody has chosen
+        asked = "auto"
+    if asked not in ("auto", *here):
+        raise ValueError(f"device is {asked}, which is not here; valid are auto, {', '.join(here)}")
+    return here[0] if asked == "auto" else asked
+
+
+@cache
+def _read_choice(root: Path) -> str:
+    return load_params(root).device
 
 
 def has_bfloat16() -> bool:
@@ -18,9 +39,10 @@ def has_bfloat16() -> bool:
 
     On a CPU without AVX512-BF16 or AMX they take about twenty times as long as in float32.
     """
-    if torch.cuda.is_available():
+    device = find_device()
+    if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    if device == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
 
@@ -31,7 +53,7 @@ def resolve_precision(asked: str) -> Precision:
     Raises:
         ValueError: float16 without a GPU, as only there its losses are scaled.
     """
-    if asked == "float16" and not torch.cuda.is_available():
+    if asked == "float16" and find_device() != "cuda":
         raise ValueError(
             "precision is float16, but there is no GPU here, which its loss scaling needs; valid "
             "are auto, float32, bfloat16"
@@ -43,6 +65,9 @@ def resolve_precision(asked: str) -> Precision:
 
 def describe_hardware() -> str:
     """What decides precision and speed, in a few words: a GPU's name, or the kind of CPU."""
-    if torch.cuda.is_available():
+    device = find_device()
+    if device == "cuda":
         return torch.cuda.get_device_name()
+    if device == "mps":
+        return "Apple GPU"
     return f"CPU {'with' if has_bfloat16() else 'without'} bfloat16"

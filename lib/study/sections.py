@@ -26,6 +26,7 @@ from ffmerge.catalogue import list_methods
 from ffmerge.groups import Anchor, format_layers, parse_layers
 
 Ratio = Literal["sixth", "third", "half", "most"]
+Device = Literal["auto", "cuda", "mps", "cpu"]
 Split = Literal["train", "validation", "test"]
 HERE = Path(__file__).parent
 
