@@ -3,14 +3,15 @@
 Tied sublayers must be tied as modules under int8: `Linear8bitLt` keeps its integers in the module,
 so two modules that share only the parameter compute garbage without an error. In 4 bits sharing
 the parameter is sound, which gives every layer of a tied window its own adapter.
+
+bitsandbytes and peft take seconds to import, so only what needs them does.
 """
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
@@ -18,6 +19,9 @@ from ffmerge.checkpoints import load, save
 from ffmerge.files import remove, replacing
 from ffmerge.saving.adapters import untie_adapters
 from study.sections import Adapters
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at each layer that it casts
 
@@ -53,6 +57,8 @@ def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> Pre
         bnb_4bit_compute_dtype=compute,
     )
     model = load(path, quantization_config=settings, **kwargs)
+    from bitsandbytes.nn import Linear4bit
+
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # On CPUs with AVX512-BF16, evaluation would repack the weights for a product that has
@@ -63,7 +69,7 @@ def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> Pre
 
 def add_adapters(
     model: PreTrainedModel, adapters: Adapters | Path, scratch: Path, **kwargs
-) -> PeftModel:
+) -> "PeftModel":
     """Freeze a model in 4 bits and put an adapter beside every linear layer (QLoRA).
 
     Args:
@@ -77,6 +83,8 @@ def add_adapters(
 
     Invariant: new adapters change no output.
     """
+    from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+
     _check_widths(model)
     frozen = untie_adapters(load_nf4(save(model, scratch), **kwargs))
     remove(scratch)
@@ -93,7 +101,7 @@ def add_adapters(
     return get_peft_model(frozen, settings)
 
 
-def save_adapters(model: PeftModel, path: Path) -> Path:
+def save_adapters(model: "PeftModel", path: Path) -> Path:
     """Save trained adapters, without the frozen model; all of them, or nothing.
 
     Args:
@@ -117,7 +125,9 @@ def count_bytes(model: nn.Module) -> int:
     tensors: dict[int, torch.Tensor] = {}
     for module in model.modules():
         held = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if isinstance(module, Linear8bitLt):  # after a first forward its scales are kept here
+        if (
+            type(module).__name__ == "Linear8bitLt"
+        ):  # after a first forward its scales are kept here
             held.append(module.state)
         for tensor in held:
             state = getattr(tensor, "quant_state", None)
