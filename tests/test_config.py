@@ -23,7 +23,7 @@ def whole():
     """The repository's params.yaml, without what models list of the recipes: all are theirs."""
     content = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     for model in content["models"].values():
-        for name in ("variants", "tuned"):
+        for name in ("variants", "without", "tuned"):
             model.pop(name, None)
     return content
 
@@ -139,7 +139,10 @@ def test_numbers_mean_what_they_mean_to_dvc(load, whole):
     assert load(text).models[VIT].finetune.learning_rate == 2e-4  # a text to YAML 1.1
 
 
-@pytest.mark.parametrize("section", Params.model_fields)
+NEEDED = [name for name, field in Params.model_fields.items() if field.is_required()]
+
+
+@pytest.mark.parametrize("section", NEEDED)
 def test_a_missing_section_is_named_with_what_is_valid(refuse, whole, section):
     content = profile(whole)
     del content[section]
@@ -218,6 +221,8 @@ PACKAGE = {"package": "x==1", "file": "x.gguf", "sha256": "0" * 64}
         ("seeds", [1, 2, 1], "seeds names 1 twice; valid is each once"),
         (f"{M}/variants", ["a"], "models.vit-glyphs.variants names 'a', which is unknown"),
         (f"{M}/variants", ["base", "base"], "variants names 'base' twice; valid is each once"),
+        (f"{M}/without", ["a"], "models.vit-glyphs.without names 'a', which is unknown; valid are"),
+        ("device", "tpu", "device is 'tpu'; valid are auto, cuda, mps, cpu"),
         (
             f"{M}/tuned",
             ["a"],
@@ -402,6 +407,16 @@ def test_a_listed_variant_whose_ratio_a_model_lacks_is_named(refuse, whole):
     content = profile(whole)
     content["models"][VIT] |= {"variants": ["permute-third"], "removed": {"half": 6}}
     assert "whose ratio is 'third', but models.vit-glyphs.removed has no third" in refuse(content)
+
+
+def test_without_leaves_variants_out_unless_a_model_lists_its_own(load, whole):
+    content = profile(whole)
+    every = load(content).variants_of(VIT)
+    content["models"][VIT]["without"] = ["permute-third", "wanda"]
+    rest = load(content).variants_of(VIT)
+    assert [v for v in every if v not in rest] == ["permute-third", "wanda"]
+    content["models"][VIT]["variants"] = ["permute-third", "random-1"]
+    assert load(content).variants_of(VIT) == ["base", "permute-third", "random-1"]
 
 
 def test_tuned_says_which_variants_of_a_model_are_tuned(load, whole):

@@ -1,7 +1,9 @@
 """What travels when weights do not fit: shared sublayers travel once."""
 
 import pytest
-from families import MAKERS, make_batch, make_model
+import torch
+from accelerate import cpu_offload
+from families import MAKERS, logits, make_batch, make_model
 
 from ffmerge.compression import merge
 from ffmerge.offloading import count_bytes, count_moved, count_resident
@@ -23,6 +25,18 @@ def test_tied_a_group_moves_all_of_its_sublayers_but_one_less(family):
     assert count_resident(base) < count_resident(
         merge(base, dict.fromkeys(stacks, "1-3"), method="vanilla")
     )
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_accelerate_off_loads_a_merged_model_given_every_name(family):
+    base, batch = make_model(family), make_batch(family)
+    tied = merge(base, dict.fromkeys(find_stacks(base), "1-3"), method="vanilla")
+    expected = logits(tied, batch)
+    weights = dict(tied.named_parameters(remove_duplicate=False))
+    weights |= dict(tied.named_buffers(remove_duplicate=False))
+    off_loaded = cpu_offload(tied, torch.device("cpu"), state_dict=weights)
+    assert all(p.is_meta for p in off_loaded.parameters())
+    assert torch.equal(logits(off_loaded, batch), expected)
 
 
 def test_weights_move_once_unless_two_modules_hold_them():

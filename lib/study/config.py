@@ -46,10 +46,10 @@ class Params(Section):
     seed: Seed  # of what is drawn once: the base model's training, the order of random windows
     seeds: Seeds
     threads: Threads
-    device: Device = "auto"  # where models run; what is not the CPU may change the last digits
     recipes: Annotated[dict[Name, Recipe], Valid("are names of variants, each with its method")]
     corpora: Annotated[dict[Corpus, Sizes], Valid("are names of corpora, each with its sizes")]
     models: Annotated[dict[Name, Model], Valid("are names of models, each with its settings")]
+    device: Device = "auto"  # where models run; what is not the CPU may change the last digits
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":

@@ -383,8 +383,8 @@ class Model(Use):
     features: Features
     removed: dict[Ratio, Count] = {}  # FF sublayers that go, at each ratio
     dropped: dict[Ratio, Count] = {}  # whole layers, for methods that remove those
-    variants: Names | None = None  # the recipes to run; without it all that have a ratio here
-    without: Names = []  # of the latter those that are left out
+    variants: Names | None = None  # the recipes to run; if left out all that have a ratio here
+    without: Names = []  # … but these
     tuned: Names | None = None  # those of them that are tuned; without it all that say so
     seeds: Seeds | None = None  # of its tuning; those at the top of params.yaml if left out
     finetune: Training
