@@ -32,12 +32,12 @@ from torch.optim import AdamW
 from ffmerge.checkpoints import load
 from ffmerge.memory import count_bytes
 from ffmerge.methods import Evidence, find_method
-from ffmerge.offloading import count_moved, count_resident
 from ffmerge.patches import apply_patch, apply_plan, count_parameters
 from ffmerge.saving.exporting import untie
 from study.apart import call_apart
 from study.config import find_root, load_params
 from study.machine import describe_machine
+from study.offloading import count_moved, count_resident
 from study.patches import find_patch
 from study.peaks import read_peak, reset_peak
 from study.rehearsal.models import RandomTask

@@ -6,9 +6,9 @@ from accelerate import cpu_offload
 from families import MAKERS, logits, make_batch, make_model
 
 from ffmerge.compression import merge
-from ffmerge.offloading import count_bytes, count_moved, count_resident
 from ffmerge.saving.exporting import untie
 from ffmerge.sublayers import find_stacks
+from study.offloading import count_bytes, count_moved, count_resident
 
 
 @pytest.mark.parametrize("family", MAKERS)

@@ -73,7 +73,7 @@ def test_outside_the_repository_nobody_has_chosen_a_device(monkeypatch):
     def find_nothing():
         raise FileNotFoundError
 
-    monkeypatch.setattr(hardware, "find_root", find_nothing)
+    monkeypatch.setattr(hardware.config, "find_root", find_nothing)
     assert find_device() in ("cuda", "mps", "cpu")
 
 

@@ -98,6 +98,11 @@ def find_exact_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+def to_exact(x: Tensor) -> Tensor:
+    """The same numbers in float64, where `find_exact_device` says."""
+    return x.to(find_exact_device(x.device)).double()
+
+
 def solve_assignment(C: Tensor) -> Tensor:
     """The permutation with the largest total correlation, the sum of C[i, p[i]] (Eq. 2).
 

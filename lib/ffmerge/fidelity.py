@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from ffmerge.activations import Batch, observe
+from ffmerge.alignment import to_exact
 from ffmerge.moments import Moments, find_hidden
 from ffmerge.sublayers import find_stacks
 from ffmerge.weights import Weights
@@ -23,8 +23,8 @@ class RunningSpread:
         """Add rows: (n, d)."""
         if self.n == 0:
             self.shift = rows.mean(0)
-            self.sum, self.squares = rows.new_zeros(2, rows.shape[1], dtype=torch.float64)
-        rows = (rows - self.shift).double()
+            self.sum, self.squares = to_exact(rows.new_zeros(2, rows.shape[1]))
+        rows = to_exact(rows - self.shift)
         self.n += len(rows)
         self.sum += rows.sum(0)
         self.squares += rows.square().sum(0)
@@ -86,12 +86,12 @@ def measure_error(weights: Weights, small: Weights, kept: Tensor, moments: Momen
     Returns:
         0 where nothing is lost; 1 is what the mean alone would lose.
     """
-    W = weights.W_out.double().cpu()
+    W = weights.W_out.cpu().double()
     lost = W.clone()  # (d_model, d_ff)
-    lost[:, kept] -= small.W_out.double().cpu()
+    lost[:, kept] -= small.W_out.cpu().double()
     mean = lost @ moments.mean
     if weights.b_out is not None:
-        mean += (weights.b_out - small.b_out).double().cpu()
+        mean += (weights.b_out - small.b_out).cpu().double()
     error = _quadratic(lost, moments.covariance) + mean.square().sum()
     return float(error / _quadratic(W, moments.covariance))
 

@@ -81,7 +81,7 @@ def measure_pool(pool: Pool, n: int, ridge: float = RIDGE) -> float:
     G, B = join_pair(pool.weights, pool.moments)
     d, places = len(pool.weights[0].W_in), pool.find_last(n)
     W = solve_ridge(G[places][:, places], B[places], ridge)
-    W_out = torch.cat([w.W_out.double().cpu().T for w in pool.weights[:2]])  # (2 d_ff, d_model)
+    W_out = torch.cat([w.W_out.cpu().double().T for w in pool.weights[:2]])  # (2 d_ff, d_model)
     whole = (W_out * B[: 2 * d]).sum()
     error = whole - 2 * (W * B[places]).sum() + ((G[places][:, places] @ W) * W).sum()
     return float(error / whole)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from ffmerge.alignment import to_exact
+
 
 @dataclass(frozen=True)
 class HeadWeights:
@@ -88,6 +90,6 @@ def average_values(sublayers: list[HeadWeights]) -> HeadWeights:
     for name in (field.name for field in fields(HeadWeights) if field.name[-1] in "vo"):
         values = [getattr(weights, name) for weights in sublayers]
         if values[0] is not None:
-            mean = torch.stack(values).mean(0, dtype=torch.float64)
-            means[name] = mean.to(values[0].dtype)
+            mean = to_exact(torch.stack(values)).mean(0)
+            means[name] = mean.to(values[0])
     return replace(sublayers[0], **means)

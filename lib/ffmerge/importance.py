@@ -45,7 +45,7 @@ def score_activations(model: nn.Module, moments: Mapping[str, Sequence[Moments]]
 
     def score(weights: Weights, m: Moments) -> Tensor:
         spread = second_moments(weights, m).diagonal().clamp(min=0).sqrt()
-        return spread * weights.W_out.double().cpu().norm(dim=0)
+        return spread * weights.W_out.cpu().double().norm(dim=0)
 
     return {
         name: [score(ff.read(), m) for ff, m in zip(s.sublayers, moments[name], strict=True)]
@@ -101,7 +101,7 @@ def order_by_surgeon(
     Invariant: with uncorrelated neurons of equal spread the order is that of the norms of W_out.
     """
     second = second_moments(weights, moments)
-    return find_order(second, second @ weights.W_out.double().cpu().T, ridge)
+    return find_order(second, second @ weights.W_out.cpu().double().T, ridge)
 
 
 def find_order(G: Tensor, B: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
@@ -172,8 +172,8 @@ def score_gradients(model: nn.Module, batches: Iterable[Batch], tokens: int) -> 
                     raise ValueError("batches have no labels; valid are batches with a loss")
                 loss.backward()
                 for key, h in caught.items():  # h: (batch, length, d_ff)
-                    effect = (h * h.grad).detach().flatten(1, -2).sum(1).square().sum(0).double()
-                    sums[key] = sums.get(key, 0) + effect.cpu() * len(h) ** 2  # of a mean loss
+                    effect = (h * h.grad).detach().flatten(1, -2).sum(1).square().sum(0).cpu()
+                    sums[key] = sums.get(key, 0) + effect.double() * len(h) ** 2  # of a mean loss
                 seen += caught[first].flatten(0, -2).shape[0]
                 bar.update(seen - bar.n)
                 model.zero_grad(set_to_none=True)

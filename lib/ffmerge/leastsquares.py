@@ -34,12 +34,12 @@ def refit_output(weights: Weights, moments: Moments, kept: Tensor, ridge: float 
     data is never above that of keeping the neurons alone (at λ = 0).
     """
     second = second_moments(weights, moments)
-    W = weights.W_out.double().cpu()
+    W = weights.W_out.cpu().double()
     W_new = solve_ridge(second[kept][:, kept], second[kept] @ W.T, ridge).T  # (d_model, n_kept)
     small = replace(select(weights, kept), W_out=W_new.to(weights.W_out))
     if weights.b_out is None:
         return small
-    mean = weights.b_out.double().cpu() + W @ moments.mean - W_new @ moments.mean[kept]
+    mean = weights.b_out.cpu().double() + W @ moments.mean - W_new @ moments.mean[kept]
     return replace(small, b_out=mean.to(weights.b_out))
 
 

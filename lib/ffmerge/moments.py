@@ -16,6 +16,7 @@ from ffmerge.spilling import spill
 from ffmerge.sublayers import Stack, find_depths, find_stacks
 
 Key = tuple[str, int]  # stack, layer
+Compute = Callable[[Key, Tensor], tuple[Tensor, ...]]
 BUDGET = 8 * 10**9  # bytes
 TOKENS_PER_NEURON = 50  # published calibrations saturate at about 25
 
@@ -25,8 +26,9 @@ class Moments:
     """Mean and covariance of one sublayer's hidden activations, which W_out reads.
 
     Attributes:
-        mean: (d_ff,) float64.
-        covariance: (d_ff, d_ff) float64, centred, over n tokens (not n - 1).
+        mean: (d_ff,) float64; of what stands beside them too, (d_ff + d_beside,).
+        covariance: (d_ff, d_ff) float64, centred, over n tokens (not n - 1); with what stands
+            beside them (d_ff, d_ff + d_beside).
         n: tokens.
     """
 
@@ -36,8 +38,8 @@ class Moments:
 
     @property
     def second(self) -> Tensor:
-        """E[x xᵀ], not centred: (d_ff, d_ff)."""
-        return self.covariance + torch.outer(self.mean, self.mean)
+        """E[x xᵀ], not centred: as `covariance`."""
+        return self.covariance + torch.outer(self.mean[: len(self.covariance)], self.mean)
 
 
 class RunningMoments:
@@ -49,21 +51,22 @@ class RunningMoments:
     def __init__(self) -> None:
         self.n = 0
 
-    def update(self, rows: Tensor) -> None:
-        """Add rows: (n, d)."""
+    def update(self, rows: Tensor, beside: Tensor | None = None) -> None:
+        """Add rows, (n, d), and what stands beside them, (n, d_beside), if anything does."""
+        d, rows = rows.shape[1], rows if beside is None else torch.cat([rows, beside], 1)
         if self.n == 0:
-            d, self.shift = rows.shape[1], rows.mean(0)
+            width, self.shift = rows.shape[1], rows.mean(0)
             exact = {"dtype": torch.float64, "device": find_exact_device(rows.device)}
-            self.sum, self.products = torch.zeros(d, **exact), torch.zeros(d, d, **exact)
+            self.sum, self.products = torch.zeros(width, **exact), torch.zeros(d, width, **exact)
         rows = rows - self.shift
         self.n += len(rows)
-        self.products += (rows.T @ rows).to(self.products.device)
+        self.products += (rows[:, :d].T @ rows).to(self.products.device)
         self.sum += rows.to(self.sum.device).sum(0, dtype=torch.float64)
 
     def value(self) -> Moments:
         """The moments of all rows so far, on the CPU."""
         mean = self.sum / self.n  # around the shift
-        covariance = torch.outer(mean, mean)
+        covariance = torch.outer(mean[: len(self.products)], mean)
         torch.sub(self.products / self.n, covariance, out=covariance)  # a large one less
         return Moments((mean + self.shift.to(mean)).cpu(), covariance.cpu(), self.n)
 
@@ -96,7 +99,7 @@ def gather_moments(
     tokens: int | None,
     place: FindPlace,
     keys: Iterable[Key],
-    compute: Callable[[Key, Tensor], Tensor] = lambda key, x: x,
+    compute: Compute = lambda key, x: (x,),
     budget: int = BUDGET,
 ) -> dict[Key, Moments]:
     """The moments of what is seen, or computed from what is seen, at some FF sublayers.
@@ -108,7 +111,8 @@ def gather_moments(
         model, batches, tokens: as in `collect_moments`.
         place: where to look, `find_inputs` or `find_hidden`.
         keys: stack and layer of each sublayer.
-        compute: from a key and what is seen there, (n_tokens, width), to the rows that count.
+        compute: from a key and what is seen there, (n_tokens, width), to the rows that count, and
+            to what stands beside them.
         budget: bytes.
 
     Raises:
@@ -136,14 +140,14 @@ def _gather(
     tokens: int,
     place: FindPlace,
     keys: list[Key],
-    compute: Callable[[Key, Tensor], Tensor],
+    compute: Compute,
 ) -> dict[Key, Moments]:
     """As `gather_moments`, in one pass."""
     running = {key: RunningMoments() for key in keys}
 
     def receive(number: int, name: str, i: int, x: Tensor) -> None:
         if (name, i) in running:
-            running[name, i].update(compute((name, i), x))
+            running[name, i].update(*compute((name, i), x))
 
     observe(model, batches, tokens, [place], receive)
     return {key: running.pop(key).value() for key in keys}  # never sums and covariances of all
@@ -154,7 +158,7 @@ def _count_at_once(
     keys: list[Key],
     batch: Batch | None,
     place: FindPlace,
-    compute: Callable[[Key, Tensor], Tensor],
+    compute: Compute,
     budget: int,
 ) -> int:
     """How many sublayers' moments a budget of memory holds while they are gathered.
@@ -165,21 +169,36 @@ def _count_at_once(
     widest = max(ff.d_ff for stack in find_stacks(model).values() for ff in stack.sublayers)
     if len(keys) * 8 * (2 * widest) ** 2 <= budget or batch is None:  # at most twice as wide
         return len(keys)
-    widths = []
+    sizes = []
 
     def receive(number: int, name: str, i: int, x: Tensor) -> None:
         if (name, i) in keys:
-            widths.append(compute((name, i), x[:1]).shape[1])
+            widths = [part.shape[1] for part in compute((name, i), x[:1])]
+            sizes.append((widths[0], sum(widths)))
 
     observe(model, [batch], 1, [place], receive)
-    room = budget // (8 * max(widths) ** 2) - 2  # and a product, in float32 and 64
+    return min(len(keys), count_room(*max(sizes), budget))
+
+
+def count_room(rows: int, columns: int, budget: int = BUDGET) -> int:
+    """How many second moments of one shape a budget of memory holds while they are gathered.
+
+    Args:
+        rows, columns: of one.
+        budget: bytes.
+
+    Raises:
+        ValueError: not even one.
+    """
+    one = 8 * rows * columns
+    room = budget // one - 2  # and a product, in float32 and 64
     if room < 1:
-        least = 3 * 8 * max(widths) ** 2
+        shape, least = f"{rows:,} × {columns:,}", 3 * one / 1e9
         raise ValueError(
-            f"budget is {budget / 1e9:.1f} GB; valid are {least / 1e9:.1f} GB and more for second "
-            f"moments of {max(widths):,} numbers"
+            f"budget is {budget / 1e9:.1f} GB; valid are {least:.1f} GB and more for second "
+            f"moments of {shape} numbers"
         )
-    return min(len(keys), room)
+    return room
 
 
 def _remember(batches: Iterable[Batch], used: list[Batch]) -> Iterator[Batch]:

@@ -82,9 +82,9 @@ def pool_pairs(
             merged[name, a] = merged[name, a + 1] = average([first, permute(second, p)])
     own = {(name, i): stacks[name].sublayers[i].read() for name, i in merged}
 
-    def see(key: Key, x: Tensor) -> Tensor:
+    def see(key: Key, x: Tensor) -> tuple[Tensor]:
         """Hidden activations of the layer's own FF beside the merged ones: (n, 2 d_ff)."""
-        return torch.cat([compute_hidden(w[key], x, activation) for w in (own, merged)], 1)
+        return (torch.cat([compute_hidden(w[key], x, activation) for w in (own, merged)], 1),)
 
     seen = gather_moments(model, batches, tokens, find_inputs, merged, see)
     pools: dict[str, list[Pool]] = {name: [] for name in stacks}
@@ -146,8 +146,8 @@ def fit_pair(pool: Pool, n: int, ridge: float = RIDGE) -> tuple[Weights, Weights
         joined = _concatenate(*(replace(w, W_out=c.T.to(w.W_out)) for w, c in rows))
         if own.b_out is not None:
             mean = torch.cat([m.mean[:d][kept[part]], m.mean[d:][kept[2]]])
-            whole = own.W_out.double().cpu() @ m.mean[:d] + own.b_out.double().cpu()
-            bias = whole - joined.W_out.double().cpu() @ mean
+            whole = own.W_out.cpu().double() @ m.mean[:d] + own.b_out.cpu().double()
+            bias = whole - joined.W_out.cpu().double() @ mean
             joined = replace(joined, b_out=bias.to(own.b_out))
         fitted.append(joined)
     return tuple(fitted)
@@ -173,5 +173,5 @@ def join_pair(
         second = second_moments(weights[part], m)
         places = torch.cat([torch.arange(part * d, part * d + d), torch.arange(2 * d, 3 * d)])
         G[places[:, None], places] += second
-        B[places] += second[:, :d] @ weights[part].W_out.double().cpu().T
+        B[places] += second[:, :d] @ weights[part].W_out.cpu().double().T
     return G, B

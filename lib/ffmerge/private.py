@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ffmerge.activations import Batch, observe, peek
+from ffmerge.alignment import to_exact
 from ffmerge.groups import Group
 from ffmerge.moments import find_inputs
 from ffmerge.refitting import compute_hidden, learn_activation
@@ -57,8 +58,8 @@ def untie_biases(
         if (name, i) in places:
             lost = 0
             for w, sign in ((own[name, i], 1), (tied[name, i], -1)):
-                mean = compute_hidden(w, x, activation).sum(0, dtype=torch.float64)
-                lost = lost + sign * (w.W_out.double() @ mean + len(x) * w.b_out.double())
+                mean = to_exact(compute_hidden(w, x, activation)).sum(0)
+                lost = lost + sign * (to_exact(w.W_out) @ mean + len(x) * to_exact(w.b_out))
             sums[name, i] += lost
             seen[name, i] += len(x)
 

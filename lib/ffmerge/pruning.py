@@ -90,7 +90,7 @@ def spread_neurons(plan: Plan, prices: Scores) -> Plan:
 
 def keep_highest(scores: Tensor, n: int) -> Tensor:
     """The places of the n highest scores, ascending: (n,) int64; of equals the earlier."""
-    order = torch.argsort(scores.double().cpu(), descending=True, stable=True)
+    order = torch.argsort(scores.cpu().double(), descending=True, stable=True)
     return order[:n].sort().values
 
 

@@ -103,10 +103,10 @@ def refit_groups(
     }
     of_layer = {(name, i): w for (name, group), w in shared.items() for i in group.layers}
 
-    def see(key: Key, x: Tensor) -> Tensor:
-        """Hidden activations of the shared FF beside those of the layer's own: (n, 2 d_ff)."""
-        hidden = (compute_hidden(w[key], x, read.activation) for w in (of_layer, aligned))
-        return torch.cat(list(hidden), 1)
+    def see(key: Key, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden activations of the shared FF, and beside them the layer's own: (n, d_ff) each."""
+        shared, own = (compute_hidden(w[key], x, read.activation) for w in (of_layer, aligned))
+        return shared, own
 
     seen = gather_moments(model, batches(), tokens, find_inputs, aligned, see)
     tensors = {}
@@ -202,9 +202,9 @@ def _fit_inputs(own: list[Weights], read: list[Moments], ridge: float) -> Weight
         G, B = 0, 0
         for weights, m in zip(own, read, strict=True):
             second = _augment(m) if has_bias else m.second  # (d_model (+ 1), …)
-            W = getattr(weights, projection).double().cpu()
+            W = getattr(weights, projection).cpu().double()
             if has_bias:
-                W = torch.cat([W, getattr(weights, bias).double().cpu()[:, None]], 1)
+                W = torch.cat([W, getattr(weights, bias).cpu().double()[:, None]], 1)
             G, B = G + second, B + second @ W.T
         W = solve_ridge(G, B, ridge).T
         like = getattr(mean, projection)
@@ -223,15 +223,13 @@ def _fit_output(
     has_bias = shared.b_out is not None
     G, B = 0, 0
     for weights, m in zip(own, seen, strict=True):
-        W = weights.W_out.double().cpu()
-        second = _augment(m) if has_bias else m.second  # shared, own (, 1)
+        W = weights.W_out.cpu().double()
+        second = _augment(m) if has_bias else m.second  # of shared (, 1) and shared, own (, 1)
+        places = torch.arange(n)
         if has_bias:
-            W = torch.cat([W, weights.b_out.double().cpu()[:, None]], 1)
-            places = torch.cat([torch.arange(n), torch.tensor([2 * n])])
-        else:
-            places = torch.arange(n)
-        own_places = torch.arange(n, len(second))
-        G, B = G + second[places][:, places], B + second[places][:, own_places] @ W.T
+            W = torch.cat([W, weights.b_out.cpu().double()[:, None]], 1)
+            places = torch.cat([places, torch.tensor([2 * n])])
+        G, B = G + second[:, places], B + second[:, n:] @ W.T
     W = solve_ridge(G, B, ridge).T
     like = shared.W_out
     if not has_bias:
@@ -240,7 +238,7 @@ def _fit_output(
 
 
 def _augment(m: Moments) -> Tensor:
-    """E[(x, 1) (x, 1)ᵀ]: least squares with a bias."""
-    one = torch.ones(1, dtype=torch.float64)
-    top = torch.cat([m.second, m.mean[:, None]], 1)
+    """E[(x, 1) (x, 1)ᵀ], or with y beside x E[(x, 1) (x, y, 1)ᵀ]: least squares with a bias."""
+    one, second = torch.ones(1, dtype=torch.float64), m.second
+    top = torch.cat([second, m.mean[: len(second), None]], 1)
     return torch.cat([top, torch.cat([m.mean, one])[None]], 0)

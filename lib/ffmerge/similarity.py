@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ffmerge.alignment import to_exact
+
 
 def cka(x: Tensor, y: Tensor) -> float:
     """Linear centered kernel alignment of two sets of outputs.
@@ -67,5 +69,5 @@ def cka_matrix(outputs: Sequence[Tensor], progress: bool = True) -> Tensor:
 
 
 def _center(x: Tensor) -> Tensor:
-    x = x.double()
+    x = to_exact(x)
     return x - x.mean(0)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from ffmerge.activations import Batch, check_batch, run_batch
+from ffmerge.alignment import to_exact
 from ffmerge.masks import token_masks
 from ffmerge.patches import Plan
 from ffmerge.sublayers import PROJECTIONS, find_stacks
@@ -48,7 +49,7 @@ def prune_weights(
         module = model.get_submodule(name)
         is_transposed = isinstance(module, Conv1D)
         weight = module.weight.detach().T if is_transposed else module.weight.detach()
-        score = weight.abs().double().cpu() * squares.sqrt()  # (n_outputs, n_inputs)
+        score = weight.abs().cpu().double() * squares.sqrt()  # (n_outputs, n_inputs)
         n_inputs = score.shape[1]
         size, n = (n_inputs, round(n_inputs * keep / 100)) if of is None else (of, keep)
         if n_inputs % size:
@@ -84,7 +85,7 @@ def measure_inputs(model: nn.Module, batches: Iterable[Batch], tokens: int) -> d
                 m for m in (masks[stack], *masks.values()) if m is None or m.shape == x.shape[:-1]
             ]
             rows = x.flatten(0, -2) if fits[0] is None else x[fits[0].to(x.device)]
-            sums[name] = sums.get(name, 0) + rows.double().square().sum(0).cpu()
+            sums[name] = sums.get(name, 0) + to_exact(rows).square().sum(0).cpu()
 
         handles.append(module.register_forward_pre_hook(see))
 

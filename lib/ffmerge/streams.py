@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from ffmerge.activations import Batch, run_batch
+from ffmerge.alignment import to_exact
 from ffmerge.masks import token_masks
 from ffmerge.sublayers import find_stacks
 
@@ -67,7 +68,7 @@ def measure_turns(
                 for i in range(len(sums[name])):
                     cosine = cosine_similarity(streams[name, i], streams[name, i + n], dim=-1)
                     chosen = cosine.flatten() if mask is None else cosine[mask.to(device)]
-                    sums[name][i] += measure(chosen.clamp(-1, 1).double()).sum().cpu()
+                    sums[name][i] += measure(to_exact(chosen.clamp(-1, 1))).sum().cpu()
                 seen[name] += chosen.numel()
             if seen[next(iter(stacks))] >= tokens:
                 break

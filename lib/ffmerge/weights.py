@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ffmerge.alignment import to_exact
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -73,6 +75,6 @@ def average(sublayers: list[Weights]) -> Weights:
     for field in fields(Weights):
         values = [getattr(weights, field.name) for weights in sublayers]
         if values[0] is not None:
-            mean = torch.stack(values).mean(0, dtype=torch.float64)
-            means[field.name] = mean.to(values[0].dtype)
+            mean = to_exact(torch.stack(values)).mean(0)
+            means[field.name] = mean.to(values[0])
     return Weights(**means)

@@ -76,7 +76,9 @@ def _check_listed(params: "Params", model: str) -> None:
     where, listed = f"models.{model}.variants", params.models[model].variants or ()
     _check_different(where, listed)
     _check_known(where, listed, params.recipes)
-    _check_known(f"models.{model}.without", params.models[model].without, params.recipes)
+    without = params.models[model].without
+    _check_different(f"models.{model}.without", without)
+    _check_known(f"models.{model}.without", without, [r for r in params.recipes if r != "base"])
     tuned = params.models[model].tuned or ()
     _check_different(f"models.{model}.tuned", tuned)
     _check_known(f"models.{model}.tuned", tuned, params.variants_of(model))
@@ -159,7 +161,7 @@ def _check_anew(params: "Params", model: str, variant: str) -> None:
     if params.recipes[variant].anew and not params.models[model].trains_anew:
         raise ValueError(
             f"recipes.{variant}.anew is true, but {model} is not trained here, or tuned for "
-            "another task; valid is a model whose `variants` leave it out"
+            "another task; valid is a model that leaves it out (`without`)"
         )
 
 
@@ -176,7 +178,7 @@ def _check_window(params: "Params", model: str, variant: str) -> None:
         raise ValueError(
             f"recipes.{variant}.random_window is {recipe.random_window}, but {model} has "
             f"{n_windows} window(s) of {size} layers, the best one among them; valid is a number "
-            f"below {n_windows}, or a model whose `variants` leave it out"
+            f"below {n_windows}, or a model that leaves it out (`without`)"
         )
     if recipe.window:
         layers = parse_layers(recipe.window)
@@ -185,5 +187,5 @@ def _check_window(params: "Params", model: str, variant: str) -> None:
             raise ValueError(
                 f"recipes.{variant}.window is {recipe.window!r}; valid for {model}, which has "
                 f"{depth} layers in a stack, are {size} adjacent layers of 0 to {depth - 1}, or a "
-                "model whose `variants` leave it out"
+                "model that leaves it out (`without`)"
             )

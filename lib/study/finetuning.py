@@ -67,6 +67,8 @@ def finetune(
         bitwise on a CPU.
     """
     device, precision = find_device(), resolve_precision(training.precision)
+    if device == "mps" and training.adapters:  # whose frozen weights bitsandbytes keeps on the CPU
+        device = "cpu"
     train = task.dataset("train", seed=seed)
     lengths_known = "length" in (getattr(train, "column_names", None) or ())
     if isinstance(train, IterableDataset):

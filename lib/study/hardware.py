@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from study.config import find_root, load_params
+from study import config
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -21,7 +21,7 @@ def find_device() -> str:
     there = {"cuda": torch.cuda, "mps": torch.backends.mps}
     here = [*(name for name, kind in there.items() if kind.is_available()), "cpu"]
     try:
-        asked = _read_choice(find_root())
+        asked = _read_choice(config.find_root())
     except FileNotFoundError:  # outside the repository nobody has chosen
         asked = "auto"
     if asked not in ("auto", *here):
@@ -31,7 +31,7 @@ def find_device() -> str:
 
 @cache
 def _read_choice(root: Path) -> str:
-    return load_params(root).device
+    return config.load_params(root).device
 
 
 def has_bfloat16() -> bool:

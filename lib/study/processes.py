@@ -15,6 +15,7 @@ import torch
 import study
 from ffmerge.files import read_json, write_json
 from study.config import find_root
+from study.hardware import find_device
 
 SPEC = "spec.json"
 
@@ -58,7 +59,7 @@ def check_processes(processes: int) -> None:
     Raises:
         ValueError: there are too few.
     """
-    n = torch.cuda.device_count()
+    n = torch.cuda.device_count() if find_device() == "cuda" else 0
     if n and processes > n:
         there = "is 1 GPU; valid is 1" if n == 1 else f"are {n} GPUs; valid are 1 to {n}"
         raise ValueError(f"processes is {processes}, but there {there}")
@@ -73,7 +74,7 @@ def take_part(run: Callable[[dict, int], None]) -> None:
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     rank = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
+    if find_device() == "cuda":
         torch.cuda.set_device(rank)
     run(read_json(Path(sys.argv[1])), rank)
 

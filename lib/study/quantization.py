@@ -18,6 +18,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from ffmerge.checkpoints import load, save
 from ffmerge.files import remove, replacing
 from ffmerge.saving.adapters import untie_adapters
+from study.hardware import find_device
 from study.sections import Adapters
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def load_int8(path: Path, **kwargs) -> PreTrainedModel:
 
     Invariant: a tied model gives the same logits as the same model untied.
     """
-    return load(path, quantization_config=BitsAndBytesConfig(load_in_8bit=True), **kwargs)
+    settings = BitsAndBytesConfig(load_in_8bit=True)
+    return load(path, quantization_config=settings, device_map=_find_place(), **kwargs)
 
 
 def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> PreTrainedModel:
@@ -56,7 +58,7 @@ def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> Pre
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
     )
-    model = load(path, quantization_config=settings, **kwargs)
+    model = load(path, quantization_config=settings, device_map=_find_place(), **kwargs)
     from bitsandbytes.nn import Linear4bit
 
     for module in model.modules():
@@ -125,8 +127,8 @@ def count_bytes(model: nn.Module) -> int:
     tensors: dict[int, torch.Tensor] = {}
     for module in model.modules():
         held = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if (
-            type(module).__name__ == "Linear8bitLt"
+        if type(module).__name__ == "Linear8bitLt" and hasattr(
+            module, "state"
         ):  # after a first forward its scales are kept here
             held.append(module.state)
         for tensor in held:
@@ -139,6 +141,11 @@ def count_bytes(model: nn.Module) -> int:
                 if isinstance(part, torch.Tensor):
                     tensors.setdefault(part.data_ptr(), part)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _find_place() -> dict[str, str | int]:
+    """Where low-bit weights go: this process's GPU, or the CPU; bitsandbytes knows no Apple's."""
+    return {"": torch.cuda.current_device() if find_device() == "cuda" else "cpu"}
 
 
 def _check_widths(model: nn.Module) -> None:

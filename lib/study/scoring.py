@@ -5,6 +5,8 @@
 The notebook calls `score_candidate`, which runs this line if the variant's tuning has `processes`.
 """
 
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +17,7 @@ from transformers import PreTrainedModel
 from ffmerge.checkpoints import load
 from ffmerge.files import read_json, remove, write_json
 from ffmerge.patches import apply_patch
-from study.config import find_root, load_params
+from study import config
 from study.hardware import find_device, resolve_precision
 from study.metrics import Metric
 from study.patches import find_patch
@@ -26,6 +28,7 @@ from study.tasks import Score, load_task, score_readings, score_test
 
 WORKER = ("-m", "study.scoring")
 SCORES = "scores.json"
+PATIENCE = timedelta(days=1)  # for the process that scores one batch more than another
 Part = Literal["test", "own", "readings"]
 
 
@@ -53,16 +56,21 @@ def score_candidate(
 
     Invariant: of several processes the same, bit for bit, as of one on the same hardware.
     """
-    params = load_params()
+    params = config.load_params()
+    entry = params.model(model)
     processes = params.training(model, variant).processes or 1
-    if processes == 1 or (part == "readings" and not params.model(model).readings):
+    if processes == 1 or (part == "readings" and not entry.readings):
         return _score(candidate, part, model)
+    for reading in entry.readings:  # data that is not there yet is written once
+        load_task(model, params, config.find_root(), reading=reading)
     folder = make_output(f"models/{model}/trainer/{variant}-scores")
+    remove(folder)  # what a killed one has left
     spec = {"part": part, "model": model, "variant": variant, "seed": seed, "bits": bits}
-    run_processes(WORKER, processes, spec | {"folder": str(folder.resolve())}, folder)
-    scores = [_read(score) for score in read_json(folder / SCORES)]
-    remove(folder)
-    return scores
+    try:
+        run_processes(WORKER, processes, spec | {"folder": str(folder.resolve())}, folder)
+        return [_read(score) for score in read_json(folder / SCORES)]
+    finally:
+        remove(folder)
 
 
 def load_candidate(
@@ -73,33 +81,41 @@ def load_candidate(
     Args:
         model, variant: their names.
         seed: of its tuning; None for untuned.
-        bits: "int8" or "nf4"; None for the precision that it is tuned in, where adapters stand
-            beside weights in 4 bits.
+        bits: "int8" or "nf4", of the base or a tuned model; None for the precision that it is
+            tuned in, where adapters stand beside weights in 4 bits.
         rank: of this process among several.
+
+    Raises:
+        ValueError: bits without a seed of what is not the base.
     """
-    params = load_params()
-    entry, training = params.model(model), params.training(model, variant)
-    device, options = find_device(), {"attn_implementation": entry.attention}
-    folder = find_input(f"models/{model}/base", "1_base")
+    params = config.load_params()
+    entry, training, method = (
+        params.model(model),
+        params.training(model, variant),
+        params.recipe(variant).method,
+    )
+    options = {"attn_implementation": entry.attention}
+    if bits and seed is None and method != "base":
+        raise ValueError(f"seed is None with {bits}; valid is the seed of a tuning of {variant}")
+    base = find_input(f"models/{model}/base", "1_base")
+    tuned = base
     if seed is not None:
-        folder = find_input(f"models/{model}/tuned/{variant}/{seed}", "5_finetune")
-    if bits == "int8":
-        return load_int8(folder, **options)
-    if bits == "nf4":
-        return load_nf4(folder, compute=torch.float32, **options)
+        tuned = find_input(f"models/{model}/tuned/{variant}/{seed}", "5_finetune")
+    if bits:
+        low = {"int8": load_int8, "nf4": partial(load_nf4, compute=torch.float32)}
+        return low[bits](tuned, **options)
     if seed is not None and not training.adapters:
-        return load(folder, **options).to(device)
-    base = load(find_input(f"models/{model}/base", "1_base"), **options).to(device)
-    untuned = apply_patch(base, find_patch(model, variant, params.recipe(variant).method))
+        return load(tuned, **options).to(find_device())
+    untuned = apply_patch(load(base, **options), find_patch(model, variant, method))
     if seed is None:
-        return untuned
+        return untuned.to(find_device())
     options["compute"] = getattr(torch, resolve_precision(training.precision))
     scratch = make_output(f"models/{model}/trainer/{variant}-frozen-{rank}")
-    return add_adapters(untuned, folder, scratch, **options).eval()
+    return add_adapters(untuned, tuned, scratch, **options).eval()
 
 
 def _score(candidate: PreTrainedModel, part: Part, model: str) -> list[Score]:
-    params, root = load_params(), find_root()
+    params, root = config.load_params(), config.find_root()
     entry = params.model(model)
     if part == "readings":
         return score_readings(model, params, root, candidate)
@@ -111,8 +127,9 @@ def _score(candidate: PreTrainedModel, part: Part, model: str) -> list[Score]:
 def run_process(spec: dict, rank: int) -> None:
     """Take part in the scoring that `score_candidate` has described."""
     names = {name: spec[name] for name in ("model", "variant", "seed", "bits")}
-    torch.set_num_threads(load_params().threads)
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    torch.set_num_threads(config.load_params().threads)
+    backend = "nccl" if find_device() == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         scores = _score(load_candidate(**names, rank=rank), spec["part"], spec["model"])
     finally:

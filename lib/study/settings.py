@@ -38,8 +38,11 @@ def find_settings(
     """
     if notebook == "7_figures":
         return _for_figures(params)
+    common = {"threads": params.threads}
     if notebook == "9_your_model":  # it makes its own model and data
-        return {"threads": params.threads}
+        return common
+    if params.device != "auto":  # left alone, it is a machine's own affair
+        common["device"] = params.device
     if notebook not in _FINDERS:
         valid = ", ".join((*_FINDERS, "7_figures", "9_your_model"))
         raise ValueError(f"notebook {notebook!r} has no stage; valid are {valid}")
@@ -52,7 +55,7 @@ def find_settings(
         found[name] |= {size: value for size, value in sizes.items() if value is not None}
     if showcase not in (None, model):
         found["showcase"] = find_settings(notebook, params, root, showcase)
-    return {"threads": params.threads} | found
+    return common | found
 
 
 def find_uses(notebook: str, model: Model, own: bool = True) -> dict[str, Use]:

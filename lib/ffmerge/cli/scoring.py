@@ -61,4 +61,4 @@ def _find_outputs(model: nn.Module, batch: Batch) -> Tensor:
     device = next(model.parameters()).device
     out = model(**{key: value.to(device) for key, value in batch.items()})
     rows = out.logits if getattr(out, "logits", None) is not None else out.last_hidden_state
-    return rows.double().cpu().flatten(0, -2)
+    return rows.cpu().double().flatten(0, -2)

@@ -37,7 +37,7 @@ WORDS = (
     ),
     (
         "LLM-Pruner (Ma et al., 2023)",
-        "not in what could be read here: its abstract has none",
+        "LLaMA-7B, 20 % fewer parameters, with LoRA: 63.25 → 60.07 % zero-shot",
         "structures by their gradients, written for models like LLaMA; Taylor stands in",
     ),
     (

@@ -6,6 +6,7 @@ from itertools import chain
 import torch
 from transformers import PreTrainedModel
 
+from ffmerge.alignment import to_exact
 from study.metrics import Metric
 from study.tasks import Score
 from study.tasks.data import load_split
@@ -71,4 +72,4 @@ def score_endings(model: PreTrainedModel, batch: TextBatch) -> Sequence[torch.Te
     logits = model(**inputs).logits[:, :-1].float()  # (n_endings, length - 1, vocabulary)
     labels = batch["labels"][:, 1:].to(model.device)
     found = logits.log_softmax(-1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return list(found.double().masked_fill(labels == IGNORED, 0).sum(1).cpu())
+    return list(to_exact(found.masked_fill(labels == IGNORED, 0)).sum(1).cpu())

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from ffmerge.alignment import to_exact
 from study.metrics import Metric
 from study.tasks import Score
 from study.tasks.data import load_split
@@ -85,7 +86,7 @@ class Task(TextTask):
             losses = cross_entropy(logits, labels.flatten(), reduction="none").view(labels.shape)
             counts = (labels != IGNORED).sum(1)
             means = (losses.sum(1) / counts).tolist()
-            return float(losses.double().sum()), int(counts.sum()), means
+            return float(to_exact(losses).sum()), int(counts.sum()), means
 
         found = score_batches(model, batches, measure, "evaluate")
         totals, counts, parts = zip(*found, strict=True)

@@ -27,6 +27,9 @@ def score_batches(
     Returns:
         One value for each batch, in every process that of all.
 
+    Raises:
+        ValueError: no batches.
+
     Invariant: what one process gives, bit for bit: every batch is scored as a whole.
     """
     model.eval()
@@ -39,4 +42,6 @@ def score_batches(
         parts = [None] * n
         distributed.all_gather_object(parts, found)
         found = {i: value for part in parts for i, value in part.items()}
+    if not found:
+        raise ValueError("there are no batches; valid is one example or more")
     return [found[i] for i in sorted(found)]
