@@ -7,6 +7,8 @@ import time
 import pytest
 import torch
 
+from ffmerge.aligning import count_workers
+from ffmerge.moments import count_room
 from ffmerge.patches import count_parameters
 from ffmerge.pruning import list_neuron_plans
 from study.apart import call_apart
@@ -77,6 +79,14 @@ def test_the_papers_models_have_their_published_sizes(repository):
         assert r.widths == {"gpt2-large": (1280, 5120), "olmo-7b": (4096, 11008)}.get(
             name, (768, 3072)
         )
+
+
+@pytest.mark.parametrize("name", ["vit-base", "gpt2-large", "opus-mt-zh-en", "olmo-1b", "olmo-7b"])
+def test_pairs_and_refits_of_the_papers_models_fit_into_their_budgets(name, repository):
+    r = Rehearsal(load_params(repository), repository, name)
+    features, (_, d_ff) = r.entry.features, r.widths
+    assert count_workers(features.tokens, d_ff, 2 if features.precision else 4) >= 1
+    assert count_room(d_ff, 2 * d_ff) >= 1  # the shared FF's activations against its own too
 
 
 def test_the_narrow_model_has_neurons_for_the_smallest_budget(repository):
