@@ -89,6 +89,15 @@ def test_peft_finds_the_tied_base_by_its_folder(small, tmp_path):
     assert find_shared_modules(again)
 
 
+def test_peft_does_not_open_a_layers_own_adapters_as_if_a_group_had_one(small, tmp_path):
+    base = load(save(small, tmp_path / "small"))
+    adapted = add_adapters(base, settings(FF), "layer")
+    shake(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(OSError, match=r"one adapter a layer: ffmerge\.add_adapters"):
+        AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+
+
 def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(small, tmp_path):
     adapted = get_peft_model(small, settings(ATTENTION))
     inside = adapted.base_model.model

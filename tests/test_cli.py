@@ -1,7 +1,10 @@
 """`python -m ffmerge` on what strangers bring: each kind of model and data, and each error."""
 
 import shutil
+import subprocess
+import sys
 from fractions import Fraction
+from itertools import chain
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from strangers import (
 import ffmerge
 from ffmerge.__main__ import build_parser, main
 from ffmerge.catalogue import list_methods
+from ffmerge.checkpoints import find_shared_modules, size_on_disk
 from ffmerge.cli.commands import ORIGIN
 from ffmerge.cli.opening import open_model
 from ffmerge.cli.search import count_removed
@@ -58,6 +62,35 @@ def test_a_stranger_compresses_a_model(family, method, tmp_path, capsys):
     share = f"{origin['layers']} share one FF" if method == "permute" else "no FF is shared"
     assert share in told and f"{ffmerge.count_parameters(again):,} parameters" in told
     assert f"by {method}" in told and metric in told
+
+
+FRESH = """
+import sys, torch, ffmerge
+from itertools import chain
+from transformers import AutoModelForCausalLM
+from ffmerge.checkpoints import find_shared_modules
+again = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+torch.save(dict(again.named_parameters()), sys.argv[2])
+written = again.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False)
+print(written.shape[1], *sorted(chain.from_iterable(find_shared_modules(again))))
+"""
+
+
+def test_what_the_command_made_is_shared_equal_and_writes_in_a_fresh_process(tmp_path):
+    """With plain AutoModel; and its file is smaller by what tying promised."""
+    model, small = save_stranger("llama", tmp_path / "base"), tmp_path / "small"
+    assert compress(model, small, *write_data("llama", tmp_path), "--method", "permute") == 0
+    again, base = ffmerge.load(small), ffmerge.load(model)
+    command = [sys.executable, "-c", FRESH, str(small), str(tmp_path / "seen.pt")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    seen, mine = torch.load(tmp_path / "seen.pt"), dict(again.named_parameters())
+    assert seen.keys() == mine.keys() and all(torch.equal(seen[k], p) for k, p in mine.items())
+    shared = sorted(chain.from_iterable(find_shared_modules(again)))
+    assert int(told[0]) == 7 and told[1:] == shared and len(shared) == 6  # three projections of two
+    freed = size_on_disk(model) - size_on_disk(small)
+    assert freed == pytest.approx(
+        4 * (ffmerge.count_parameters(base) - ffmerge.count_parameters(again)), rel=0.01, abs=2000
+    )
 
 
 @pytest.mark.parametrize("method", list_methods())

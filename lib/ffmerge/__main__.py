@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = given.pop("command")
     try:
         _run(command, given)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -70,7 +70,8 @@ def estimate_moments(model: nn.Module, factor: int = 1) -> int:
         factor: by how much they are wider than d_ff.
     """
     widths = [ff.d_ff for stack in find_stacks(model).values() for ff in stack.sublayers]
-    return sum(2 * 8 * (factor * width) ** 2 for width in widths)  # sums, then covariances
+    sizes = [8 * (factor * width) ** 2 for width in widths]
+    return sum(sizes) + 2 * max(sizes)  # one by one, sums become covariances; and a product
 
 
 def collect_half(model: nn.Module, batches: Iterable[Batch], tokens: int = 10_000) -> Features:

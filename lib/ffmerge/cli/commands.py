@@ -10,10 +10,9 @@ from ffmerge.checkpoints import load, size_on_disk
 from ffmerge.files import read_json
 from ffmerge.groups import format_layers
 from ffmerge.patches import count_parameters
+from ffmerge.saving.folders import ORIGIN
 from ffmerge.saving.sharing import count_untied, group_sublayers
 from ffmerge.sublayers import find_stacks
-
-ORIGIN = "compression.json"  # beside a model's weights: how it was made
 
 
 def tell(topic: str, text: str) -> None:

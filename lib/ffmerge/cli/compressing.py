@@ -13,7 +13,7 @@ from torch import nn
 from ffmerge.activations import Batch
 from ffmerge.catalogue import check_method
 from ffmerge.checkpoints import save, size_on_disk
-from ffmerge.cli.commands import ORIGIN, check_out, describe_model, tell, warn
+from ffmerge.cli.commands import check_out, describe_model, tell, warn
 from ffmerge.cli.opening import Opened, open_model
 from ffmerge.cli.scoring import measure_perplexity, measure_reconstruction
 from ffmerge.cli.search import Found, count_removed, find_best, gather_evidence
@@ -23,6 +23,7 @@ from ffmerge.memory import estimate_memory
 from ffmerge.methods import find_method
 from ffmerge.moments import find_tokens
 from ffmerge.patches import count_parameters
+from ffmerge.saving.folders import ORIGIN
 from ffmerge.sublayers import find_stacks
 
 ALIGNED = 10_000  # tokens of features, as in the paper

@@ -18,6 +18,8 @@ REASON = (
     "all; valid is to keep them apart, or ffmerge.untie(model) before they are added"
 )
 
+BY_LAYER = "one adapter a layer: ffmerge.add_adapters(ffmerge.load(...), this folder, 'layer')"
+
 
 def untie_adapters(model: nn.Module) -> nn.Module:
     """Give every layer of a group a module of its own around the same, frozen parameters.
@@ -68,6 +70,9 @@ def add_adapters(model: PreTrainedModel, adapters, per: Literal["layer", "sublay
         for first, *names in groups:
             for name in names:
                 model.set_submodule(name, model.get_submodule(first), strict=True)
+    if groups and per == "layer":  # or peft would open them on one layer of each group, silently
+        for settings in adapted.peft_config.values():
+            settings.base_model_name_or_path = f"{model.name_or_path} ({BY_LAYER})"
     if groups:
         for name in ("merge_and_unload", "merge_adapter"):
             setattr(adapted, name, _refuse)

@@ -8,7 +8,10 @@ from ffmerge.files import STAGING
 CONFIG, SHARING, CARD = "config.json", "sharing.json", "README.md"
 MARK = "<!-- written by ffmerge.save, which replaces it -->"
 WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-OWN = re.compile(rf"config\.json|generation_config\.json|sharing\.json|README\.md|{WEIGHTS}")
+ORIGIN = "compression.json"  # how the command line made a model
+OWN = re.compile(
+    rf"config\.json|generation_config\.json|sharing\.json|compression\.json|README\.md|{WEIGHTS}"
+)
 PROCESSOR = re.compile(
     r"(tokenizer|special_tokens_map|added_tokens|vocab|preprocessor_config|processor_config"
     r"|image_processor|video_preprocessor_config|chat_template|merges|spiece|source|target"
