@@ -23,7 +23,7 @@ from ffmerge.partitions import partition_freely, partition_neighbours
 from ffmerge.patches import Plan, apply_patch
 from ffmerge.pooling import Pool, fit_pair, join_pair
 from ffmerge.pruning import keep_highest, list_neuron_plans, prune, spread_neurons
-from ffmerge.refitting import compute_hidden, refit_groups
+from ffmerge.refitting import compute_hidden, read_inputs, refit_groups
 from ffmerge.streams import measure_turns
 from ffmerge.sublayers import find_activation, find_stacks
 from ffmerge.weights import Weights, select
@@ -231,7 +231,11 @@ def test_refitting_identical_sublayers_returns_the_model(family):
         for ff in stack.sublayers[1:]:
             ff.write(stack.sublayers[0].read())
     plan = Plan(dict.fromkeys(find_stacks(model), (Group((0, 1, 3), 1),)))
-    patch = refit_groups(model, plan, {}, make_evidence(family).calibration, ridge=1e-9)
+    calibration = make_evidence(family).calibration
+    patch = refit_groups(model, plan, {}, calibration, ridge=1e-9)
+    read = read_inputs(model, calibration())  # of all sublayers, for every candidate
+    again = refit_groups(model, plan, {}, calibration, ridge=1e-9, read=read)
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in patch.tensors.items())
     small, batch = apply_patch(model, patch), make_batch(family, seed=9)
     with torch.no_grad():
         torch.testing.assert_close(

@@ -78,21 +78,33 @@ def test_a_candidate_is_the_state_that_it_is_asked_for(root):
     assert sum(p.dtype == torch.int8 for p in load_candidate(*NAMES, seed=3).parameters()) == 0
 
 
+def test_low_bits_are_of_the_base_or_of_a_tuned_model(root):
+    assert count_parameters(load_candidate(NAMES[0], "base", bits="int8")) > 0
+    with pytest.raises(ValueError, match="seed is None with int8; valid is the seed of a tuning"):
+        load_candidate(*NAMES, bits="int8")
+
+
+def test_without_batches_nothing_is_scored():
+    with pytest.raises(ValueError, match="there are no batches; valid is one example or more"):
+        score_batches(torch.nn.Identity(), [], len, "score")
+
+
 @pytest.mark.slow
 def test_two_processes_score_as_one_does(root):
-    expected = [
-        score_candidate(load_candidate(*NAMES, **which), part, *NAMES, **which)
-        for part, which in (("test", {}), ("own", {}), ("test", {"seed": 3, "bits": "nf4"}))
-    ]
     content = yaml.safe_load((root / "params.yaml").read_text())
-    content["models"]["vit-glyphs"]["finetune"]["processes"] = 2
-    content["models"]["vit-glyphs"]["batch_size"] = 24  # three batches, the last one shorter
-    (root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    found = [
-        score_candidate(load_candidate(*NAMES), part, *NAMES, **which)
-        for part, which in (("test", {}), ("own", {}), ("test", {"seed": 3, "bits": "nf4"}))
-    ]
-    assert found == expected
+    entry = content["models"]["vit-glyphs"]
+    entry["batch_size"] = 24  # three batches, the last one shorter
+    asked, found = [("test", {}), ("own", {}), ("test", {"seed": 3, "bits": "nf4"})], []
+    for processes in (1, 2):
+        entry["finetune"]["processes"] = processes
+        (root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        found.append(
+            [
+                score_candidate(load_candidate(*NAMES, **which), part, *NAMES, **which)
+                for part, which in asked
+            ]
+        )
+    one, two = found
+    assert two == one and one[0][0].answers["answer"]
     assert not list((root / "scratch").rglob("*scores*"))
-    (reading,) = [score_candidate(load_candidate(*NAMES), "readings", *NAMES)]
-    assert reading == []
+    assert score_candidate(load_candidate(*NAMES), "readings", *NAMES) == []

@@ -39,7 +39,8 @@ DOUBTS = (
         "third]}. Measured side by side, a "
         "tied model is as fast as the same model untied, and pruned ones are faster.",
         f"{CONTEST}; {CLAIMS}: FLOPs fall only where something is removed; "
-        "[latency](../results/benchmarks/latency.csv)",
+        "[latency](../results/benchmarks/latency.csv), "
+        "[memory and throughput](../results/benchmarks/runtime.csv)",
     ),
     Doubt(
         "1, 2, 3, 4",
