@@ -38,7 +38,7 @@ from study.report.style import (
     make_panels,
 )
 
-VIT, OLMO = "vit-glyphs", "olmo-dialogues"
+VIT, OLMO, SMOLLM2 = "vit-glyphs", "olmo-dialogues", "smollm2"
 PERPLEXITY = Metric("perplexity", "", "lower")
 
 
@@ -353,10 +353,10 @@ def test_logarithmic_and_linear_panels_are_marked(repository):
 
 
 def test_no_figure_is_wider_than_a_page_and_a_lone_panel_is_half_of_it(scratch):
-    root = scratch(OLMO)
+    root = scratch(SMOLLM2)
     params = load_params(root)
-    curves = scores.read_curves([root], OLMO, params)
-    figure = figures.plot_curves(curves, Metric("ROUGE-1"), params, OLMO)
+    curves = scores.read_curves([root], SMOLLM2, params)
+    figure = figures.plot_curves(curves, Metric("perplexity"), params, SMOLLM2)
     assert len(figure.axes) == 1 and figure.get_figwidth() == WIDTH / 2
 
 

@@ -15,6 +15,7 @@ from families import MAKERS, make_labelled, make_model
 from test_quantization import merge_some
 from test_resuming import TRAINING, make_tied, tune
 
+import study.processes
 from ffmerge.checkpoints import load, save, shared_keys
 from ffmerge.groups import Group
 from ffmerge.patches import Patch, Plan, apply_patch, count_parameters, save_patch
@@ -83,6 +84,7 @@ def test_processes_that_cannot_be_are_refused_in_one_sentence(monkeypatch):
     base = {"architecture": {"a": 1}, "training": told | {"processes": 2}}
     with pytest.raises(ValueError, match=r"training.processes is 2; valid is 1"):
         Base(**base)
+    monkeypatch.setattr(study.processes, "find_device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=r"processes is 2, but there is 1 GPU; valid is 1"):
         check_processes(2)

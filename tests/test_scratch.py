@@ -82,5 +82,7 @@ def test_a_model_without_a_configuration_is_refused():
             super().__init__()
             self.encoder = copy.deepcopy(stack.layers)
 
-    with pytest.raises(ValueError, match="Own has no configuration; valid is one to build from"):
+    with pytest.raises(
+        ValueError, match="model Own has no configuration; valid is a model of transformers"
+    ):
         SCRATCH.make(Own(), plan, Evidence())

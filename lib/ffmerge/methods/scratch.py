@@ -27,11 +27,9 @@ def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
     """Every parameter of the tied model, as transformers draws those of a new one; always the same.
 
     Raises:
-        ValueError: a model that nothing builds from a configuration.
+        ValueError: a model without a configuration, as `check_plan` says.
     """
     check_plan(model, plan)
-    if not hasattr(model, "config"):
-        raise ValueError(f"{type(model).__name__} has no configuration; valid is one to build from")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         drawn = type(model)(copy.deepcopy(model.config))
