@@ -22,6 +22,7 @@ from study.report.ablations import (
     table_tuned,
 )
 from study.report.answers import write_reviewers
+from study.report.beyond import SHARES, table_beyond
 from study.report.choices import FAITHFUL, select_faithful
 from study.report.contest import plot_contest
 from study.report.doubts import HEADLINE, PAIRS, SAYS, table_doubts
@@ -390,3 +391,40 @@ def test_without_flops_there_is_one_panel_and_without_methods_no_picture(params,
     figure = plot_contest(vit.assign(flops=np.nan), params, VIT)
     assert len(figure.axes) == 1
     assert plot_contest(vit[vit.method == "base"], params, VIT) is None
+
+
+def test_what_notebook_8_measures_is_told_of_every_model_that_it_ran_for(params, tmp_path):
+    write_windows(tmp_path, GPT2, {"permute": {"third": [25.0]}}, 20.0)
+    rows = [("score", "base", "", "", "perplexity", 20.0)]
+    for i, share in enumerate(SHARES):
+        for way, merged, error in (("backward", 0, 4), ("forward, private", 0, 5)):
+            rows.append(("pool", f"{way}, {share}", "", "", "error", error))
+            rows.append(("pool", f"{way}, {share}", "decoder", "0, 1", "merged", merged))
+            rows.append(("pool", f"{way}, {share}", "decoder", "0, 1", "own, first layer", 8))
+            rows.append(("pool", f"{way}, {share}", "", "", "perplexity", 40.0))
+        rows.append(("pool", f"forward, sharing, {share}", "", "", "error", 3))
+        rows.append(("pool", f"forward, sharing, {share}", "decoder", "0, 1", "merged", 2 * i))
+        rows.append(("pool", f"forward, sharing, {share}", "decoder", "0, 1", "own", 8 - 2 * i))
+        rows.append(("pool", f"forward, sharing, {share}", "", "", "perplexity", 50.0))
+    rows += [("spread", name, "", "0-1", "output", 0.5) for name in ("vanilla", "permute", "refit")]
+    rows += [("cost", "third", "", "", "rank correlation, all windows", 0.7)]
+    rows += [("layerwise", "third", "", "", "one pass", 25.0)]
+    rows += [("layerwise", "third", "", "", "layer by layer", 20.0)]
+    rows += [(kind, "1", "", "", "perplexity", 25.0) for kind in ("ridge", "tokens")]
+    columns = ["kind", "setting", "stack", "layers", "key", "value"]
+    file = tmp_path / "results" / "models" / GPT2 / "beyond.csv"
+    pd.DataFrame(rows, columns=columns).to_csv(file, index=False)
+    table = table_beyond([tmp_path], params, [VIT, GPT2])
+    assert list(table) == ["Measured", "At", GPT2]  # notebook 8 did not run for the other
+    said = table.set_index("Measured")[GPT2]
+    assert (
+        said["merged neurons among those kept, elimination from all (%)"] == "0.0 / 0.0 / 0.0 / 0.0"
+    )
+    assert (
+        said["merged neurons among those kept, search from none (%)"] == "0.0 / 25.0 / 50.0 / 75.0"
+    )
+    assert said["squared error, sharing against private only (%)"] == " / ".join(["-25.0"] * 4)
+    assert said["quality, sharing against private only (%)"] == "-10.0 / -10.0"
+    assert said["statistics after every layer, not one pass (%)"] == "+20.0"
+    assert said["a b_out for every layer, not one (%)"] == "no biases"
+    assert said["quality kept by λ (%)"] == "80.0"

@@ -97,7 +97,7 @@ def make_files(root: Path, params: Params) -> dict[str, str]:
             add(stem, place, model)
         for method in params.methods_of(model):
             add("4_merges", place, model, method=method)
-        if model == params.run[0]:
+        if params.model(model).base.is_trained_here:
             add("8_beyond", place, model)
         for variant in params.variants_of(model):
             if params.seeds_of(model, variant):

@@ -38,9 +38,9 @@ def list_stages(params: Params) -> Stages:
         methods = params.methods_of(model)
         needed = {need for method in methods for need in describe_method(method).needs}
         aligned = needed & {"permutations"}
-        first = {"beyond"} if model == params.run[0] else set()  # it is long, and to be read
-        base = "base" if params.model(model).base.is_trained_here else "fetch"
-        for kind in (base, "activations", *aligned, *(first if aligned else ())):
+        trained = params.model(model).base.is_trained_here
+        beyond = ["beyond"] if trained and aligned else []  # notebook 8 is for small models
+        for kind in ("base" if trained else "fetch", "activations", *aligned, *beyond):
             _add(stages, kind, {"model": model})
         for method in methods:
             item = {"model": model, "method": method}

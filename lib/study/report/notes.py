@@ -68,6 +68,12 @@ TUNED = (
     "keeps more than the first, at each ratio at which both were tuned, what removes least first; "
     "± half of the 95 % interval over seeds (¹: a single seed of one of them)."
 )
+BEYOND = (
+    "Validation split, before tuning; percentages are of the base's quality, but for neurons, the "
+    "squared error of both outputs of a pair, and spreads (of the base's). Two neighbours store a "
+    "share of their neurons: private ones, or merged ones that both run. λ is a share of the mean "
+    "diagonal. Where At names no ratio, a third of the FF sublayers is shared or removed."
+)
 RANDOM = "Random windows are numbered as drawn, ours and the paper's each."
 INT8 = (
     "Size remaining: bytes of all weights, of the uncompressed model's in 32 bits. Ours count"
