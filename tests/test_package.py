@@ -58,10 +58,9 @@ def sources(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wheel(sources):
     """The wheel, built."""
-    folder = sources
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    run(*pip, "--wheel-dir", folder / "built", folder, cwd=folder)
-    (built,) = (folder / "built").glob("*.whl")
+    run(*pip, "--wheel-dir", sources / "built", sources, cwd=sources)
+    (built,) = (sources / "built").glob("*.whl")
     return built
 
 
