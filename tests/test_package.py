@@ -13,11 +13,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from families import KEYS, make
+from strangers import make_tokenizer, write_text
+from transformers import AutoModelForCausalLM
 
 import ffmerge
 from ffmerge.catalogue import list_methods
 from ffmerge.cli.listing import CONTEST
 from ffmerge.files import read_json
+from ffmerge.saving.folders import ORIGIN
 from study.config import load_params
 from study.report.packaged import summarise_contest
 from study.report.reference import write_reference
@@ -25,11 +29,12 @@ from study.report.reference import write_reference
 OPTIONAL = {"PIL": "pillow", "datasets": "datasets"}  # for the command line's data
 
 
-def run(*command, cwd, **variables):
+def run(*command, cwd, given="", **variables):
     """A subprocess that sees no more of this environment than it is given."""
     result = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
+        input=given,
         env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), "OMP_NUM_THREADS": "1", **variables},
         capture_output=True,
         text=True,
@@ -40,16 +45,22 @@ def run(*command, cwd, **variables):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy of the sources: building leaves files behind."""
+def sources(tmp_path_factory):
+    """A copy of what a wheel is built from: building leaves files behind."""
     root, folder = Path(__file__).parents[1], tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, folder)
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(root / "lib", folder / "lib", ignore=unwanted)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(sources):
+    """The wheel, built."""
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    run(*pip, "--wheel-dir", folder / "built", folder, cwd=folder)
-    (built,) = (folder / "built").glob("*.whl")
+    run(*pip, "--wheel-dir", sources / "built", sources, cwd=sources)
+    (built,) = (sources / "built").glob("*.whl")
     return built
 
 
@@ -66,11 +77,33 @@ def installed(wheel, tmp_path_factory):
     return folder, f"{folder}:{dependencies}"
 
 
-def read_example(repository):
-    """The README's first example, and what it prints."""
+def read_readme(repository):
+    """The README's example, its lines for the shell, and all of its text."""
     text = (repository / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return example, text
+    (lines,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    return example, lines, text
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    """A folder with a model and with text, under the names that the README gives them."""
+    model = make("llama", AutoModelForCausalLM, **KEYS | {"num_hidden_layers": 6})
+    for part in (model, make_tokenizer()):
+        part.save_pretrained(tmp_path / "MODEL")
+    (tmp_path / "notes").mkdir()
+    write_text(tmp_path / "notes" / "monday.txt", n_words=4000)
+    return tmp_path
+
+
+def check_lines(folder, told):
+    """What the README's lines for the shell leave behind, and tell."""
+    base, small, plain = (folder / name for name in ("MODEL", "small", "plain"))
+    assert read_json(small / ORIGIN)["removed"] == "2 FF sublayers"
+    opened = AutoModelForCausalLM.from_pretrained(plain)
+    n, before = (ffmerge.count_parameters(model) for model in (opened, ffmerge.load(base)))
+    assert n < before and f"{before:,} → {n:,} parameters" in told
+    assert f"saved     {plain.name}\n" in told and "neurons_obs_refit" in told.split("saved")[-1]
 
 
 def test_the_wheel_holds_the_package_and_neither_study_nor_workflow(wheel):
@@ -80,6 +113,17 @@ def test_the_wheel_holds_the_package_and_neither_study_nor_workflow(wheel):
     assert all(f"ffmerge/methods/{method}.py" in names for method in list_methods())
 
 
+# What a shell does with the README's lines; but transformers is imported once, not for each.
+SHELL = """
+import runpy, shlex, sys
+for line in sys.stdin.read().splitlines():
+    python, option, module, *sys.argv[1:] = shlex.split(line)
+    assert (python, option) == ("python", "-m"), line
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        assert not end.code, line
+"""
 # Auto classes that are imported after ffmerge know it too (transformers takes seconds to import).
 BEFORE = "import ffmerge\n"
 AFTER = """
@@ -89,18 +133,18 @@ assert FFMergeConfig in AutoModel._model_mapping and AutoConfig.for_model('ffmer
 """
 
 
-def test_the_readmes_lines_run_where_only_the_wheel_is(repository, installed, tmp_path):
+def test_the_readmes_lines_run_where_only_the_wheel_is(repository, installed, stranger):
     folder, path = installed
-    example, text = read_example(repository)
+    example, lines, text = read_readme(repository)
     base = sys._base_executable  # without this environment's packages, but for the path's
-    printed = run(base, "-c", BEFORE + example + AFTER, cwd=tmp_path, PYTHONPATH=path)
-    assert f"It prints `{printed.strip()}`" in text
+    code = BEFORE + example + AFTER + SHELL
+    printed = run(base, "-c", code, given=lines, cwd=stranger, PYTHONPATH=path)
+    first, told = printed.split("\n", 1)
+    assert f"It prints `{first}`" in text
+    check_lines(stranger, told)
     find = "from importlib.util import find_spec as f; print(f('ffmerge').origin, f('study'))"
-    found = run(base, "-c", find, cwd=tmp_path, PYTHONPATH=path)
+    found = run(base, "-c", find, cwd=stranger, PYTHONPATH=path)
     assert found.split() == [str(folder / "ffmerge" / "__init__.py"), "None"]
-    assert "neurons_obs_refit" in run(
-        base, "-m", "ffmerge", "methods", cwd=tmp_path, PYTHONPATH=path
-    )
 
 
 def test_importing_ffmerge_is_light(tmp_path):
@@ -111,15 +155,20 @@ def test_importing_ffmerge_is_light(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_readmes_lines_run_in_an_empty_environment(repository, wheel, tmp_path):
-    run(sys.executable, "-m", "venv", "empty", cwd=tmp_path)
-    python = tmp_path / "empty" / "bin" / "python"
+def test_the_readmes_lines_run_in_an_empty_environment(repository, sources, stranger):
+    run(sys.executable, "-m", "venv", "empty", cwd=stranger)
+    shell = {"PATH": f"{stranger / 'empty' / 'bin'}:/usr/bin:/bin"}
+    example, lines, text = read_readme(repository)
+    package, with_extras = re.findall(r"`(pip install [^`]+)`", text)
     local = f"torch=={torch.__version__}"  # the same build, which may be that for CPUs
-    run(python, "-m", "pip", "install", wheel, local, cwd=tmp_path)
-    example, text = read_example(repository)
-    assert f"`{run(python, '-c', example, cwd=tmp_path).strip()}`" in text
-    packages = run(python, "-m", "pip", "list", cwd=tmp_path)
+    run("sh", "-ec", f"pip install {local}", cwd=sources, **shell)
+    run("sh", "-ec", package, cwd=sources, **shell)
+    packages = run("pip", "list", cwd=stranger, **shell)
     assert "ffmerge" in packages and "dvc" not in packages and "pandas" not in packages
+    assert f"`{run('python', '-c', example, cwd=stranger, **shell).strip()}`" in text
+    check_lines(stranger, run("sh", "-ec", lines, cwd=stranger, **shell))
+    run("sh", "-ec", with_extras, cwd=sources, **shell)
+    assert {"gguf", "datasets"} <= set(run("pip", "list", cwd=stranger, **shell).split())
 
 
 def test_the_package_imports_what_it_declares_and_no_more(repository):

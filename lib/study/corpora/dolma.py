@@ -7,7 +7,6 @@ script with lists of addresses, so a mirror in Parquet is streamed. A corpus tha
 taken anew; which commit it is of stands beside it.
 """
 
-import hashlib
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from huggingface_hub import HfApi
 from ffmerge.hub import WAIT, asking_hub
 from study.config import find_root, load_params
 from study.corpora import ensure_corpus, write_splits
+from study.packages import hash_file
 
 HUB = "devingulliver/dolma-v1_6-sample"
 COLUMNS = ("id", "source", "text")
@@ -58,11 +58,6 @@ def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
 def find_revision() -> str:
     """The commit that the mirror is at now."""
     return HfApi().dataset_info(HUB, timeout=WAIT).sha
-
-
-def hash_file(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":
