@@ -1,19 +1,17 @@
-"""Every model type of transformers, built without weights: is its FF found, or refused, and right?
+"""Every model type of transformers, without weights: is its FF found, or refused, and right?
 
 PYTHONPATH=lib:tests python tests/architectures.py > docs/architectures.md
 """
 
 import copy
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 import transformers
+from modeltypes import GIVEN, KINDS, build
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from ffmerge.feedforward import REASONS, FeedForward
 from ffmerge.sublayers import Stack, find_stacks
@@ -26,23 +24,20 @@ HEAD = """# Which architectures
 Every model type of transformers {version} in its default configuration, without weights:
 [`tests/architectures.py`](../tests/architectures.py) writes this page, and a
 [test](../tests/test_architectures.py) says that it is up to date and that permuting the neurons of
-the FF sublayers changes nothing. Found are {found}, refused {refused}, and {unbuilt} cannot be
-built from their defaults alone or need another package: the same rules hold for these.
+the FF sublayers changes nothing. Found are {found}, refused {refused}, and of {absent} there is no
+model here to look at. Where the defaults are not enough to build one,
+[`tests/modeltypes.py`](../tests/modeltypes.py) gives more: {given}.
 
 What is refused can often be had in part: `find_stacks(model.language_model)` where only another
 part of a model is in the way.
 """
 
+REASON_TABLE = """
+## {title}
 
-def build(kind: str) -> nn.Module | None:
-    """A model of a type on the meta device, or None if its defaults are not enough."""
-    transformers.logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            return AutoModel.from_config(CONFIG_MAPPING[kind]())
-    except Exception:  # whatever its code raises
-        return None
+| reason | model types |
+|---|---|
+"""
 
 
 def look(model: nn.Module) -> dict[str, Stack] | str:
@@ -117,11 +112,11 @@ def _try_out(ff: FeedForward) -> bool:
 
 def sweep() -> str:
     """The page: what was found in every model type, or the reason to refuse it."""
-    found, refused, unbuilt, tried = [], {}, [], []
-    for kind in sorted(MODEL_MAPPING_NAMES):
+    found, refused, absent, tried = [], {}, {}, []
+    for kind in KINDS:
         model = build(kind)
-        if model is None:
-            unbuilt.append(kind)
+        if isinstance(model, str):
+            absent.setdefault(model, []).append(kind)
             continue
         stacks = look(model)
         if isinstance(stacks, str):
@@ -136,19 +131,15 @@ def sweep() -> str:
             ff = stack.sublayers[-1]
             cells = name, f"`{stack.path}`", len(stack), ", ".join(map(str, widths))
             found.append((kind, *cells, ", ".join(f"{k} `{v}`" for k, v in ff.names.items())))
-    n_refused, kinds = sum(map(len, refused.values())), {row[0] for row in found}
     text = HEAD.format(
-        version=transformers.__version__, found=len(kinds), refused=n_refused, unbuilt=len(unbuilt)
+        version=transformers.__version__,
+        found=len({row[0] for row in found}),
+        refused=sum(map(len, refused.values())),
+        absent=sum(map(len, absent.values())),
+        given=", ".join(f"{kind} ({', '.join(given)})" for kind, given in GIVEN.items()),
     )
-    text += """
-## Refused, with the reason
-
-| reason | model types |
-|---|---|
-"""
-    for reason in sorted(refused, key=lambda r: -len(refused[r])):
-        text += f"| {reason} ({len(refused[reason])}) | {', '.join(refused[reason])} |\n"
-    text += f"| not built here ({len(unbuilt)}) | {', '.join(unbuilt)} |\n"
+    text += _write_reasons("Refused, with the reason", refused)
+    text += _write_reasons("No model to look at, with the reason", absent)
     text += f"""
 ## Found
 
@@ -159,6 +150,13 @@ out with random weights; in the others the projections lie in the layer itself.
 |---|---|---|---|---|---|
 """
     return text + "".join(f"| {' | '.join(map(str, row))} |\n" for row in found)
+
+
+def _write_reasons(title: str, kinds: dict[str, list[str]]) -> str:
+    rows = sorted(kinds.items(), key=lambda item: -len(item[1]))
+    return REASON_TABLE.format(title=title) + "".join(
+        f"| {reason} ({len(listed)}) | {', '.join(listed)} |\n" for reason, listed in rows
+    )
 
 
 if __name__ == "__main__":

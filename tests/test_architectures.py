@@ -3,8 +3,9 @@
 import pytest
 import torch
 import transformers
-from architectures import build, check, look, sweep
+from architectures import check, look, sweep
 from families import KEYS, LAYERS, MAKERS, PLAIN, TEXT, logits, make, make_batch, make_model
+from modeltypes import CLASSES, GIVEN, INVALID, MISSING, PART, build
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
@@ -309,14 +310,42 @@ def test_compiled_models_are_looked_through():
 
 @pytest.mark.parametrize(
     "kind",
-    "bart bert bloom blip-2 cohere2 distilbert falcon glm4v gpt_neox granitemoe kosmos-2 llava "
-    "mamba nllb-moe opt xlm-roberta-xl".split(),
+    "bart bert bloom blip-2 cohere2 dbrx detr distilbert falcon glm4v gpt_neox granitemoe informer "
+    "kosmos-2 llava mamba musicgen nllb-moe opt trocr xlm-roberta-xl".split(),
 )
 def test_a_sample_of_all_model_types_is_right_or_refused(kind):
     model = build(kind)
     stacks = look(model)
     for stack in stacks.values() if isinstance(stacks, dict) else ():
         check(model, stack)
+
+
+def list_absent(page):
+    """Of every type that the page has no model of: the reason."""
+    absent = {}
+    for row in page.split("## No model")[1].split("## Found")[0].split("\n| ")[2:]:
+        reason, kinds = row.rstrip("| \n").split(" | ")
+        absent |= dict.fromkeys(kinds.split(", "), reason.rpartition(" (")[0])
+    return absent
+
+
+def test_a_type_has_no_model_here_for_a_reason_that_still_holds(repository):
+    absent = list_absent((repository / "docs" / "architectures.md").read_text(encoding="utf-8"))
+    packages = [MISSING.format(name) for name in ("detectron2", "natten", "timm", "torchaudio")]
+    assert {*absent.values()} == {*packages, INVALID, PART}
+    for kind, reason in absent.items():
+        assert build(kind) == reason, kind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "kind"), [(g, kind) for g in (GIVEN, CLASSES) for kind in g])
+def test_what_is_given_to_build_a_model_is_needed(given, kind, monkeypatch):
+    monkeypatch.delitem(given, kind)
+    try:
+        outcome = build(kind)
+    except Exception:  # whatever its code raises
+        return
+    assert isinstance(outcome, str)
 
 
 @pytest.mark.slow

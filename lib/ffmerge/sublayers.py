@@ -204,7 +204,7 @@ def _find_lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and not path.startswith(above):
             above = f"{path}."
-            if any(map(_has_attention, module)):
+            if _has_attention(module):
                 yield path, module
 
 
@@ -219,7 +219,7 @@ def _holds_layers(layers: nn.ModuleList) -> bool:
         for layer in layers
         for nested in layer.modules()
         if isinstance(nested, nn.ModuleList)
-        for inner in nested
+        for inner in nested.children()
     )
 
 
