@@ -23,6 +23,7 @@ from study.report.ablations import (
 )
 from study.report.answers import write_reviewers
 from study.report.beyond import SHARES, table_beyond
+from study.report.bits import table_bits
 from study.report.choices import FAITHFUL, select_faithful
 from study.report.contest import plot_contest
 from study.report.doubts import HEADLINE, PAIRS, SAYS, table_doubts
@@ -428,3 +429,19 @@ def test_what_notebook_8_measures_is_told_of_every_model_that_it_ran_for(params,
     assert said["statistics after every layer, not one pass (%)"] == "+20.0"
     assert said["a b_out for every layer, not one (%)"] == "no biases"
     assert said["quality kept by λ (%)"] == "80.0"
+
+
+def test_fewer_bits_stand_beside_32_for_what_was_evaluated_in_them(params, vit):
+    base = vit[vit.variant == "base"].iloc[0].to_dict()
+    merged = vit[(vit.variant == "permute-third") & (vit.phase == "tuned")].to_dict("records")
+    low = [base | {"precision": "nf4", "value": 76.0, "bytes": base["bytes"] / 5}]
+    low += [
+        row | {"precision": "int8", "value": 78.0, "bytes": base["bytes"] / 4} for row in merged
+    ]
+    table = table_bits(pd.concat([vit, pd.DataFrame(low)]), params, [VIT]).set_index("Method")
+    whole, small = table.loc["uncompressed"], table.loc["permute"]
+    assert (whole["32 bits: kept (%)"], whole["32 bits: bytes (%)"]) == ("100.0", "100.0")
+    assert (whole["4 bits: kept (%)"], whole["4 bits: bytes (%)"]) == ("95.0", "20.0")
+    assert whole["8 bits: kept (%)"] == small["4 bits: kept (%)"] == "–"
+    assert (small["8 bits: kept (%)"], small["8 bits: bytes (%)"]) == ("97.5 ± 0.0", "25.0")
+    assert list(table.index) == ["uncompressed", "permute"]  # the others were never in fewer bits

@@ -90,7 +90,7 @@ def test_the_same_seed_gives_identical_results_twice(two_runs):
 def test_figures_and_tables_are_the_same_bytes_twice(two_runs):
     first, second = two_runs
     files = [p.relative_to(first) for p in (first / "figures").iterdir()]
-    made = {"method.svg", "table10.csv", "table1.md", "results.md", "beyond.md"}
+    made = {"method.svg", "table10.csv", "table1.md", "results.md", "beyond.md", "bits.md"}
     assert made <= {f.name for f in files}
     for file in files:
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
