@@ -4,9 +4,11 @@ PYTHONPATH=lib:tests python tests/architectures.py > docs/architectures.md
 """
 
 import copy
+import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from inspect import Parameter
 
 import torch
 import transformers
@@ -18,6 +20,7 @@ from ffmerge.sublayers import Stack, find_stacks
 from ffmerge.weights import permute
 
 NOTHING = "no FF sublayers that can be found"  # no layers with attention at all
+VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 NEURONS = 16  # that stay in a sublayer when it is tried out
 HEAD = """# Which architectures
 
@@ -79,16 +82,16 @@ def _list_numbers(content: object) -> Iterator[int]:
 
 
 def _try_out(ff: FeedForward) -> bool:
-    """Permute the FF alone; False if it is no module of its own that takes one tensor."""
+    """Permute the FF alone, or the layer that it lies in; False if that needs more than x."""
     paths = [name.split(".") for name in ff.names.values()]
     depth = next(i for i, parts in enumerate(zip(*paths, strict=False)) if len({*parts}) > 1)
-    if depth == 0:
-        return False
     inside = copy.deepcopy(ff.layer.get_submodule(".".join(paths[0][:depth]))).eval()
     names = {key: ".".join(path[depth:]) for key, path in zip(ff.names, paths, strict=True)}
     ff = FeedForward(inside, names, ff.halves)
     ff.resize(NEURONS)
     inside.to_empty(device="cpu").double()
+    others = [*inspect.signature(inside.forward).parameters.values()][1:]
+    nothing = {p.name: None for p in others if p.default is p.empty and p.kind not in VARIADIC}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in [*inside.parameters(), *inside.buffers()]:
@@ -96,15 +99,20 @@ def _try_out(ff: FeedForward) -> bool:
         d_model = len(ff.read().W_out)
         x = torch.randn(1, 3, d_model, generator=generator).double()
         p = torch.randperm(NEURONS, generator=generator)
+
+        def run() -> torch.Tensor:
+            y = inside(x, **nothing)
+            return y[0] if isinstance(y, tuple) else y
+
         try:
-            before = inside(x)
-        except (TypeError, NotImplementedError):  # it takes more than one tensor, or is a list
+            before = run()
+        except Exception:  # whatever its code raises without the rest
             return False
         weights = ff.read()
         ff.write(permute(weights, p))
-        after = inside(x)
+        after = run()
         ff.write(replace(permute(weights, p), W_out=weights.W_out))
-        wrong = inside(x)
+        wrong = run()
     assert torch.allclose(before, after, rtol=1e-9, atol=1e-9)
     assert not torch.allclose(before, wrong, rtol=1e-3, atol=1e-3)
     return True
@@ -143,8 +151,8 @@ def sweep() -> str:
     text += f"""
 ## Found
 
-{sum(tried)} of {len(tried)} stacks have an FF sublayer that is a module of its own, and were tried
-out with random weights; in the others the projections lie in the layer itself.
+{sum(tried)} of {len(tried)} stacks were tried out with random weights: the FF sublayer alone where
+it is a module of its own, else the whole layer; layers of the others read more than hidden states.
 
 | model type | stack | layers | how many | d_ff | projections |
 |---|---|---|---|---|---|

@@ -36,6 +36,7 @@ PLAIN = TEXT | {
 }
 
 KEYS = PLAIN | {"num_key_value_heads": 2}
+T5 = TEXT | {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": LAYERS, "num_heads": 2}
 
 
 def make_vit():

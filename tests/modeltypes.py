@@ -69,7 +69,6 @@ GIVEN = {
     },
     "qwen4_exp": {"text_config": INDEXER},
     "qwen4_exp_text": INDEXER,
-    "rag": {"question_encoder": {"model_type": "dpr"}, "generator": {"model_type": "bart"}},
     "t5gemma2_encoder": {"text_config": {"dropout_rate": 0.0}},
     "table-transformer": RESNET,
     "time_series_transformer": {"prediction_length": 24},

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 from architectures import check, look, sweep
-from families import KEYS, LAYERS, MAKERS, PLAIN, TEXT, logits, make, make_batch, make_model
+from families import KEYS, LAYERS, MAKERS, PLAIN, T5, TEXT, logits, make, make_batch, make_model
 from modeltypes import CLASSES, GIVEN, INVALID, MISSING, PART, build
 from torch import nn
 from torch.nn.utils import parametrize, prune
@@ -26,7 +26,6 @@ PICTURES = {
     "patch_size": 4,
 }
 TOWERS = {"text_config": PLAIN, "vision_config": PICTURES}
-T5 = TEXT | {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": LAYERS, "num_heads": 2}
 FUSED = {
     "phi3": (AutoModelForCausalLM, KEYS),
     "glm4": (AutoModelForCausalLM, KEYS | {"head_dim": 8}),
