@@ -40,7 +40,9 @@ from study.config import load_params
 from study.corpora import dolma, fingerprint, tatoeba
 from study.records import COLUMNS
 from study.sections import Base
+from study.settings import resolve
 from study.tasks import load_task, make_batches
+from study.tasks.data import load_split
 
 SIZES = {"train": len(ENGLISH), "validation": 12, "test": 9}
 DOCUMENTS = {"train": 1, "validation": 6, "test": 1}
@@ -82,6 +84,8 @@ def tiny_copy(tmp_path, inside):
         if "downstream" in entry:
             entry["downstream"] |= {"validation_examples": 2, "batch_size": 2, "test_examples": 2}
             entry["downstream"]["data"]["path"] = str(write_samsum(tmp_path / "samsum"))
+        for use in (entry, entry.get("downstream", {})):  # the paper's, not the copies'
+            use.get("data", {}).pop("rows", None)
         root = write_tiny_profile(tmp_path / "root", seeds=[0])
         content = yaml.safe_load((root / "params.yaml").read_text())
         content |= {"models": {name: entry}, "run": [name], "corpora": CORPORA}
@@ -241,9 +245,52 @@ def test_another_number_of_pairs_is_told_before_the_archive_is_asked_for(
     monkeypatch.setattr(tatoeba, "download", lambda *told: pytest.fail("downloaded"))
     (tmp_path / "made").mkdir()
     found, wanted = dict(zip(("validation", "test"), there, strict=True))[split], SIZES[split]
-    words = f"holds {found} pairs for {split} at revision 3c5cecd, but .*{split}: {wanted}; valid"
+    words = f"at revision 3c5cecd holds {found} pairs for {split}, but .*{split}: {wanted}; valid"
     with pytest.raises(ValueError, match=words):
         tatoeba.write_corpus(tmp_path / "made", **SIZES)
+
+
+def test_another_number_of_training_pairs_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "_ask", lambda *told: None)
+    monkeypatch.setattr(tatoeba, "FILES", str(write_tatoeba(tmp_path / "hub", 12, 9)))
+    archive = write_challenge(tmp_path / "eng-zho.tar")
+    monkeypatch.setattr(tatoeba, "ARCHIVE", archive.as_uri())
+    (tmp_path / "made").mkdir()
+    words = f"eng-zho.tar holds {len(ENGLISH)} pairs for train, but .*tatoeba.train: 99; valid is"
+    with pytest.raises(ValueError, match=words):
+        tatoeba.write_corpus(tmp_path / "made", **SIZES | {"train": 99})
+
+
+SERVED = {  # the paper's data sets, and where an entry names each
+    "gpt2-large": (write_wikitext, "data"),
+    "olmo-7b": (write_samsum, "downstream"),
+    "vit-base": (write_imagenet, "data"),
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_another_number_of_rows_than_the_papers_is_told(name, tmp_path):
+    write, where = SERVED[name]
+    entry = load_params(REPOSITORY).model(name)
+    data = (getattr(entry, where) if where == "downstream" else entry).data
+    assert data.rows["test"] > 100
+    data = data.model_copy(update={"path": str(write(tmp_path / "served"))})
+    if data.streaming:  # the hub's own count, before anything is read
+        told = [f"  - {{name: {split}, num_examples: 30}}" for split in ("train", "validation")]
+        card = ["---", "dataset_info:", "  splits:", *told, "---", ""]
+        (tmp_path / "served/README.md").write_text("\n".join(card))
+    for split in ("train", "test"):
+        there = load_split(data.model_copy(update={"rows": {}}), split)
+        n = sum(1 for _ in there)
+        assert n and load_split(data.model_copy(update={"rows": {split: n}}), split)
+        words = f"served holds {n} rows for {split}, but .* data.rows.{split}: {n + 1}; valid is"
+        with pytest.raises(ValueError, match=words):
+            load_split(data.model_copy(update={"rows": {split: n + 1}}), split)
+
+
+def test_checked_counts_restale_nothing():
+    entry = load_params(REPOSITORY).model("gpt2-large")
+    assert entry.data.rows and "rows" not in resolve(entry)["data"]
 
 
 def test_an_archive_that_is_not_there_is_one_sentence(tmp_path):

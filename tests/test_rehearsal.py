@@ -4,8 +4,10 @@ import math
 import os
 import time
 
+import pandas as pd
 import pytest
 import torch
+from conftest import REPOSITORY
 
 from ffmerge.aligning import count_workers
 from ffmerge.moments import count_room
@@ -50,6 +52,18 @@ def test_counts_are_those_of_the_stages(tiny_rehearsal, repository):
         windows = sum(depth - n for n in r.entry.removed.values())
         assert r.candidates["permute"] == r.candidates["vanilla"] == windows
         assert r.candidates["drop"] == sum(depth - n + 1 for n in r.entry.dropped.values())
+
+
+RESULTS = sorted(path.stem for path in (REPOSITORY / "results/benchmarks").glob("rehearsal-*.csv"))
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_committed_rehearsals_count_what_params_yaml_asks_for_today(result, repository):
+    """Or else `make rehearsal MODEL=…` again: nothing in the tables says that they have aged."""
+    r = Rehearsal(load_params(repository), repository, result.removeprefix("rehearsal-"))
+    table = pd.read_csv(repository / f"results/benchmarks/{result}.csv")
+    told = list(table[["stage", "part", "unit", "times"]].itertuples(index=False, name=None))
+    assert told == [(part.stage, part.what, part.unit, part.times) for part in list_parts(r)]
 
 
 def test_a_test_split_is_scored_once_for_every_state(tiny_rehearsal):

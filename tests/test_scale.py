@@ -68,10 +68,12 @@ def test_gradient_checkpointing_gives_tied_modules_the_same_gradients(family):
 
 
 def test_new_settings_that_are_off_are_not_there():
-    assert not {"accumulation", "gradient_checkpointing", "processes"} & set(resolve(TRAINING))
+    new = {"accumulation", "gradient_checkpointing", "processes", "sharded"}
+    assert not new & set(resolve(TRAINING))
     told = TRAINING.model_dump() | {"accumulation": 1, "processes": 1}
     assert resolve(Training(**told)) == resolve(TRAINING)
     told |= {"accumulation": 8, "gradient_checkpointing": True, "processes": 2}
+    told |= {"sharded": True}
     assert resolve(Training(**told)) | {"processes": 2, "accumulation": 8} == resolve(
         Training(**told)
     )
@@ -81,6 +83,8 @@ def test_processes_that_cannot_be_are_refused_in_one_sentence(monkeypatch):
     told = TRAINING.model_dump() | {"processes": 3}
     with pytest.raises(ValueError, match="batch_size is 4, but processes is 3; valid are multip"):
         Training(**told)
+    with pytest.raises(ValueError, match="sharded is true, but processes is 1; valid are 2 or mo"):
+        Training(**TRAINING.model_dump() | {"sharded": True})
     base = {"architecture": {"a": 1}, "training": told | {"processes": 2}}
     with pytest.raises(ValueError, match=r"training.processes is 2; valid is 1"):
         Base(**base)
@@ -105,10 +109,10 @@ import os, signal, sys, threading
 from pathlib import Path
 import torch
 from study import finetuning, launching
-from study.finetuning import _Trainer
+from study.finetuning import _Trainer, gather_weights
 
 def keep(trainer, load=_Trainer._load_best_model):
-    torch.save(list(trainer.model.parameters()), f"rank-{trainer.args.process_index}.pt")
+    torch.save(gather_weights(trainer.model), f"rank-{trainer.args.process_index}.pt")
     load(trainer)
 
 def step(trainer, *args, method=_Trainer.training_step):
@@ -123,12 +127,17 @@ launching.main()
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])  # DDP, FSDP
 def test_two_processes_tune_as_one_does_and_end_and_resume_with_their_notebook(
-    tmp_path, inside, monkeypatch
+    sharded, tmp_path, inside, monkeypatch
 ):
     root = inside(write_tiny_profile(tmp_path / "root"))
     edited = yaml.safe_load((root / "params.yaml").read_text())
-    edited["models"]["vit-glyphs"]["finetune"] |= {"processes": 2, "steps": 6}
+    edited["models"]["vit-glyphs"]["finetune"] |= {
+        "processes": 2,
+        "sharded": sharded,
+        "steps": 6,
+    }
     (root / "params.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
     params, names = load_params(), ("vit-glyphs", "permute-third", 0)
     task = load_task("vit-glyphs", params, root)
@@ -140,7 +149,8 @@ def test_two_processes_tune_as_one_does_and_end_and_resume_with_their_notebook(
     monkeypatch.setattr(launching, "WORKER", (str(tmp_path / "worker.py"),))
 
     one, two, three = (apply_patch(load(folder), PATCH) for _ in range(3))
-    training = params.training(*names[:2]).model_copy(update={"processes": None})
+    alone = {"processes": None, "sharded": False}
+    training = params.training(*names[:2]).model_copy(update=alone)
     validation = list(make_batches(task, "validation", 32, 64))
     curve = finetune(one, task, training, validation, 0, root / "one")
     shared = finetune_in_processes(two, *names, root / "two", False)
@@ -149,7 +159,8 @@ def test_two_processes_tune_as_one_does_and_end_and_resume_with_their_notebook(
     for p, q in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-5, rtol=0)
     ranks = [torch.load(root / f"rank-{rank}.pt") for rank in (0, 1)]
-    assert all(map(torch.equal, *ranks)) and len(ranks[0]) == len(list(two.parameters()))
+    assert all(map(torch.equal, *(rank.values() for rank in ranks)))
+    assert len(ranks[0]) == len(list(two.parameters()))
     assert shared_keys(two) == shared_keys(one) and count_parameters(two) == count_parameters(one)
 
     def child():

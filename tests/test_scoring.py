@@ -8,6 +8,7 @@ from test_scale import PATCH
 
 from ffmerge.checkpoints import load, save
 from ffmerge.patches import apply_patch, count_parameters, save_patch
+from study import scoring
 from study.config import load_params
 from study.scoring import load_candidate, score_candidate
 from study.tasks import load_task, sharing
@@ -82,6 +83,18 @@ def test_low_bits_are_of_the_base_or_of_a_tuned_model(root):
     assert count_parameters(load_candidate(NAMES[0], "base", bits="int8")) > 0
     with pytest.raises(ValueError, match="seed is None with int8; valid is the seed of a tuning"):
         load_candidate(*NAMES, bits="int8")
+
+
+def test_a_candidate_is_loaded_before_its_process_joins_the_others(root, monkeypatch):
+    """In a group transformers saves from one process alone, and adapters go onto a saved model."""
+    done, group = [], scoring.distributed
+    monkeypatch.setattr(scoring, "load_candidate", lambda *names, **which: done.append("load"))
+    monkeypatch.setattr(group, "init_process_group", lambda *told, **more: done.append("join"))
+    monkeypatch.setattr(group, "destroy_process_group", lambda: done.append("leave"))
+    monkeypatch.setattr(scoring, "_score", lambda *told: done.append("score") or [])
+    names = {"model": NAMES[0], "variant": NAMES[1], "seed": 3, "bits": None}
+    scoring.run_process(names | {"part": "test", "folder": str(root)}, rank=1)
+    assert done == ["load", "join", "score", "leave"]
 
 
 def test_without_batches_nothing_is_scored():

@@ -1,6 +1,7 @@
 """Recovery fine-tuning (paper, Sections 3.4 and 4, Appendix C) on transformers' Trainer."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -19,13 +20,21 @@ from transformers import (
     get_inverse_sqrt_schedule,
     get_polynomial_decay_schedule_with_warmup,
 )
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ffmerge.activations import Batch
 from study.hardware import describe_hardware, find_device, resolve_precision
 from study.resuming import Endless, Progress, find_checkpoint
 from study.sections import Training
+from study.sharding import (
+    gather,
+    is_sharded,
+    load_optimizer,
+    put,
+    save_optimizer,
+    shard_weights,
+)
 from study.tasks import Task
 
 WEIGHTS = "model.safetensors"
@@ -110,6 +119,8 @@ def finetune(
         disable_tqdm=True,
         report_to="none",
     )
+    if training.sharded:
+        shard_weights(model, arguments.device)  # which starts the processes' group
     optimizer = AdamW(
         trained_weights(model).values(),
         training.learning_rate,
@@ -125,6 +136,8 @@ def finetune(
         optimizers=(optimizer, make_schedule(optimizer, training)),
     )
     trainer.task = task
+    # Trainer then leaves the model as it is, which has its weights' shares and averages gradients.
+    trainer.is_distributed_loading_by_transformers = is_sharded(model)
     trainer.in_parts = running > 1 or training.accumulation is not None
     trainer.model_accepts_loss_kwargs |= trainer.in_parts  # it then counts a step's labels
     if training.distillation:
@@ -143,6 +156,12 @@ def finetune(
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that training changes, shared ones once: all of them, or the adapters'."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def gather_weights(model: nn.Module) -> dict[str, Tensor]:
+    """As `trained_weights`, each whole, where processes share them out; all must ask for it."""
+    weights = trained_weights(model)
+    return {name: gather(p).detach().contiguous() for name, p in weights.items()}
 
 
 def measure_divergence(logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
@@ -230,13 +249,26 @@ class _Trainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        weights = trained_weights(self.model)
-        save_file(
-            {name: p.detach().contiguous() for name, p in weights.items()},
-            Path(output_dir) / WEIGHTS,
-        )
+        weights = gather_weights(self.model)  # by all processes, also where one writes
+        if self.args.should_save:
+            save_file(weights, Path(output_dir) / WEIGHTS)
 
-    @torch.no_grad()
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if is_sharded(self.model):  # that wrote no more than this process's share
+            file = Path(output_dir) / OPTIMIZER_NAME
+            save_optimizer(self.model, self.optimizer.optimizer, file, self.args.should_save)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if is_sharded(self.model) and checkpoint:
+            load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint) / OPTIMIZER_NAME)
+            schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+            return self.lr_scheduler.load_state_dict(schedule)
+        return super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager:
+        return nullcontext()  # a share of the gradients is kept of every batch, never the whole
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         saved = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         weights = trained_weights(self.model)
@@ -247,7 +279,7 @@ class _Trainer(Trainer):
                 f"{len(unmatched)} names) is in one of them only"
             )
         for name, p in weights.items():
-            p.copy_(saved[name])
+            put(saved[name], p)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)

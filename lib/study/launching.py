@@ -17,7 +17,7 @@ from ffmerge.checkpoints import load
 from ffmerge.files import read_json, write_json
 from ffmerge.patches import apply_patch
 from study.config import find_root, load_params
-from study.finetuning import finetune, trained_weights
+from study.finetuning import finetune, gather_weights, trained_weights
 from study.hardware import resolve_precision
 from study.patches import find_patch
 from study.places import find_input
@@ -81,16 +81,16 @@ def run_process(spec: dict, rank: int) -> None:
     set_seed(seed)
     if training.adapters:
         options["compute"] = getattr(torch, resolve_precision(training.precision))
+        if training.sharded:
+            options["storage"] = torch.float32
         small = add_adapters(small, training.adapters, folder / f"frozen-{rank}", **options)
     use, task = entry.recovery, load_task(model, params, find_root(), downstream=True)
     validation = list(make_batches(task, "validation", use.batch_size, use.validation_examples))
     set_seed(seed)
     curve = finetune(small, task, training, validation, seed, folder, spec["resume"], teacher=base)
+    weights = gather_weights(small)  # by all processes
     if rank == 0:
-        save_file(
-            {n: p.detach().contiguous() for n, p in trained_weights(small).items()},
-            folder / WEIGHTS,
-        )
+        save_file(weights, folder / WEIGHTS)
         write_json(curve.to_dict("list"), folder / CURVE)
 
 

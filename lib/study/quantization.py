@@ -40,7 +40,12 @@ def load_int8(path: Path, **kwargs) -> PreTrainedModel:
     return load(path, quantization_config=settings, device_map=_find_place(), **kwargs)
 
 
-def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> PreTrainedModel:
+def load_nf4(
+    path: Path,
+    compute: torch.dtype = torch.bfloat16,
+    storage: torch.dtype = torch.uint8,
+    **kwargs,
+) -> PreTrainedModel:
     """Load a saved model in 4-bit NormalFloat with double quantization (Section 5.5), still tied.
 
     Weights are cut into blocks of 64 through all rows; any width will do, as pruning leaves them.
@@ -48,6 +53,8 @@ def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> Pre
     Args:
         path, kwargs: as in `load_int8`.
         compute: the dtype that products are computed in (Table 8 says float16).
+        storage: the dtype that the bits are kept as; processes that share weights out (FSDP) want
+            that of the other weights.
 
     Invariant: a tied model gives the same logits as the same model untied; and gradients reach
     what lies before a layer, also after the model was evaluated.
@@ -57,6 +64,7 @@ def load_nf4(path: Path, compute: torch.dtype = torch.bfloat16, **kwargs) -> Pre
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=storage,
     )
     model = load(path, quantization_config=settings, device_map=_find_place(), **kwargs)
     from bitsandbytes.nn import Linear4bit

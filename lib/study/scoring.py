@@ -128,10 +128,11 @@ def run_process(spec: dict, rank: int) -> None:
     """Take part in the scoring that `score_candidate` has described."""
     names = {name: spec[name] for name in ("model", "variant", "seed", "bits")}
     torch.set_num_threads(config.load_params().threads)
+    candidate = load_candidate(**names, rank=rank)  # each alone: in a group only one would save
     backend = "nccl" if find_device() == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=PATIENCE)
     try:
-        scores = _score(load_candidate(**names, rank=rank), spec["part"], spec["model"])
+        scores = _score(candidate, spec["part"], spec["model"])
     finally:
         distributed.destroy_process_group()
     if rank == 0:

@@ -201,6 +201,8 @@ class Data(Section):
     }
     columns: dict[Key, Text] = {}  # the task's name of a column: the data set's
     separator: AnyText | None = None  # between texts; the end-of-text token if left out
+    # How many there must be, as published: a check, on which no result depends.
+    rows: dict[Split, Count] = Field({}, exclude=True)
 
     @property
     def corpus(self) -> str | None:
@@ -236,6 +238,7 @@ class Training(Section):
     accumulation: Several = None  # batches that one step adds up; 1 if left out
     gradient_checkpointing: Switch = False  # compute activations twice rather than keep them
     processes: Several = None  # that share every batch, one GPU each; 1 if left out
+    sharded: Switch = False  # and the weights too: each holds a part of every matrix (FSDP)
 
     @model_validator(mode="after")
     def _batches_can_be_shared(self) -> "Training":
@@ -243,6 +246,15 @@ class Training(Section):
             raise ValueError(
                 f"batch_size is {self.batch_size}, but processes is {self.processes}; valid are "
                 f"multiples of {self.processes}, as every process takes an equal share"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_shared_out(self) -> "Training":
+        if self.sharded and not self.processes:
+            raise ValueError(
+                "sharded is true, but processes is 1; valid are 2 or more, among which weights are "
+                "shared out"
             )
         return self
 

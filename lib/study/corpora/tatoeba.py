@@ -37,18 +37,28 @@ def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
     """
     for split, expected in (("validation", validation), ("test", test)):
         pairs = read_held_out(HELD_OUT[split])
-        if len(pairs) != expected:
-            raise ValueError(
-                f"{HUB} holds {len(pairs):,} pairs for {split} at revision {REVISION[:7]}, but "
-                f"params.yaml says corpora.tatoeba.{split}: {expected}; valid is the number that "
-                "is there, and a result is then not comparable with the paper's"
-            )
+        check_pairs(f"{HUB} at revision {REVISION[:7]}", split, len(pairs), expected)
         write_split(pairs, folder, split)
     archive = folder / "eng-zho.tar"
     download(ARCHIVE, archive)
     pairs = Dataset.from_generator(read_pairs, gen_kwargs={"archive": archive})
+    check_pairs(ARCHIVE, "train", len(pairs), train)
     write_split(pairs, folder, "train")
     archive.unlink()
+
+
+def check_pairs(source: str, split: str, found: int, expected: int) -> None:
+    """Make sure that a split holds as many pairs as the paper's did.
+
+    Raises:
+        ValueError: it holds another number.
+    """
+    if found != expected:
+        raise ValueError(
+            f"{source} holds {found:,} pairs for {split}, but params.yaml says corpora.tatoeba."
+            f"{split}: {expected}; valid is the number that is there, and a result is then not "
+            "comparable with the paper's"
+        )
 
 
 def read_held_out(file: str) -> Dataset:

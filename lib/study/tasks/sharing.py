@@ -8,6 +8,7 @@ from torch import distributed, nn
 from tqdm import tqdm
 
 from ffmerge.activations import Batch
+from study.sharding import is_sharded
 
 Found = TypeVar("Found")
 
@@ -17,6 +18,8 @@ def score_batches(
     model: nn.Module, batches: Iterable[Batch], score: Callable[[Any], Found], what: str
 ) -> list[Found]:
     """What each batch gives, in order; of several processes each scores every n-th batch.
+
+    Where they share out the model's weights, which takes all of them, each scores every batch.
 
     Args:
         model: put into evaluation mode.
@@ -33,10 +36,12 @@ def score_batches(
     Invariant: what one process gives, bit for bit: every batch is scored as a whole.
     """
     model.eval()
-    shares = distributed.is_available() and distributed.is_initialized()
-    rank, n = (distributed.get_rank(), distributed.get_world_size()) if shares else (0, 1)
+    several = distributed.is_available() and distributed.is_initialized()
+    rank, n = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
     if rank == 0:  # one bar for all
         batches = tqdm(batches, desc=what, unit="batch", delay=5, leave=False)
+    if several and is_sharded(model):
+        rank, n = 0, 1
     found = {i: score(batch) for i, batch in enumerate(batches) if i % n == rank}
     if n > 1:
         parts = [None] * n
