@@ -8,7 +8,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.compression import merge
 from ffmerge.patches import count_parameters
-from ffmerge.saving.adapters import add_adapters
+from ffmerge.saving.adapters import add_adapters, untie_adapters
 from ffmerge.saving.exporting import untie
 
 FF, ATTENTION = ["up_proj", "gate_proj", "down_proj"], ["q_proj", "v_proj"]
@@ -65,6 +65,43 @@ def test_folding_into_shared_weights_is_refused_with_the_reason(per, small):
     assert torch.equal(logits(adapted, BATCH), after)
 
 
+@pytest.mark.parametrize(
+    ("tie", "n"), [(lambda model: model, 2), (untie_adapters, 4)], ids=["modules", "parameters"]
+)
+def test_adapters_that_peft_alone_gives_to_shared_weights_are_not_folded(tie, n, small, tmp_path):
+    adapted = get_peft_model(tie(small), settings(FF))
+    held = {id(m) for name, m in adapted.named_modules() if name.endswith("up_proj.lora_A")}
+    assert len(held) == n  # of four layers: where modules are tied, the first of a group has one
+    after = shake(adapted)
+    for fold in (adapted.merge_and_unload, adapted.merge_adapter):
+        with pytest.raises(ValueError, match=r"what is added for one is added for all; .*\(here "):
+            fold()
+    assert torch.equal(logits(adapted, BATCH), after)
+    for layer in adapted.modules():  # what would come out, around all checks
+        if hasattr(layer, "lora_A"):
+            layer.merge()
+    assert not torch.allclose(logits(adapted, BATCH), after, atol=1e-3)
+
+
+def test_one_adapter_a_shared_sublayer_would_be_exact_but_leaves_wrappers_behind(small):
+    adapted = add_adapters(small, settings(FF), "sublayer")
+    after = shake(adapted)
+    for layer in adapted.modules():
+        if hasattr(layer, "lora_A"):
+            layer.merge()
+    assert torch.allclose(logits(adapted, BATCH), after, atol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [ATTENTION, ["embed_tokens"]], ids=["attention", "words"])
+def test_adapters_on_weights_that_no_layer_shares_are_folded_as_ever(targets, small, tmp_path):
+    adapted = get_peft_model(small, settings(targets))
+    after = shake(adapted)
+    folded = adapted.merge_and_unload()
+    assert torch.allclose(logits(folded, BATCH), after, atol=1e-5)
+    again = load(save(folded, tmp_path / "folded"))
+    assert find_shared_modules(again) and torch.equal(logits(again, BATCH), logits(folded, BATCH))
+
+
 def test_the_remedy_that_the_refusal_names_works(small, tmp_path):
     adapted = add_adapters(untie(small), settings(FF), "layer")
     after = shake(adapted)
@@ -109,11 +146,9 @@ def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(small, tmp_path):
 
 
 def test_what_was_folded_into_shared_parameters_is_not_saved(small, tmp_path):
-    """peft's own way, around all checks: parameters in two modules give it away."""
-    from ffmerge.saving.adapters import untie_adapters
-
+    """Without the guard, which needs `import ffmerge`: parameters in two modules give it away."""
     adapted = get_peft_model(untie_adapters(small), settings(FF))
     shake(adapted)
     with pytest.raises(ValueError, match=r"are one parameter in two modules, .*; valid is"):
-        save(adapted.merge_and_unload(), tmp_path / "not")
+        save(adapted.unload(), tmp_path / "not")
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,8 @@
 """Adapters on shared sublayers: one for each layer, or one for each shared sublayer.
 
 peft wraps a module once, under its first name: adapters given to a merged model by peft alone
-reach one layer of a group only, and folding them in changes all of them. So which is meant is said.
+reach one layer of a group only. So which is meant is said. `ffmerge.saving.folding` keeps any of
+them from being folded in.
 """
 
 import copy
@@ -12,11 +13,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ffmerge.saving.sharing import find_shared_modules
-
-REASON = (
-    "adapters cannot be folded into weights that layers share: what is added for one is added for "
-    "all; valid is to keep them apart, or ffmerge.untie(model) before they are added"
-)
 
 BY_LAYER = "one adapter a layer: ffmerge.add_adapters(ffmerge.load(...), this folder, 'layer')"
 
@@ -73,12 +69,4 @@ def add_adapters(model: PreTrainedModel, adapters, per: Literal["layer", "sublay
     if groups and per == "layer":  # or peft would open them on one layer of each group, silently
         for settings in adapted.peft_config.values():
             settings.base_model_name_or_path = f"{model.name_or_path} ({BY_LAYER})"
-    if groups:
-        for name in ("merge_and_unload", "merge_adapter"):
-            setattr(adapted, name, _refuse)
-            setattr(adapted.base_model, name, _refuse)
     return adapted
-
-
-def _refuse(*args, **kwargs) -> None:
-    raise ValueError(REASON)

@@ -1,7 +1,7 @@
 """`import ffmerge` teaches transformers' Auto classes to load shared sublayers, once they are used.
 
 transformers takes seconds to import, and reading a plan needs none of it. So what is registered
-waits until the modules of the Auto classes are imported, by whomever.
+waits until the modules of the Auto classes are imported, by whomever; and so for peft's adapters.
 """
 
 import importlib.util
@@ -9,9 +9,10 @@ import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 
-AFTER = {  # modules of transformers, and ours that register with them when they are imported
+AFTER = {  # modules of others, and ours that register with them when they are imported
     "transformers.models.auto.configuration_auto": "ffmerge.saving.wrapping",
     "transformers.models.auto.modeling_auto": "ffmerge.saving.autoclasses",
+    "peft.tuners.tuners_utils": "ffmerge.saving.folding",
 }
 
 
@@ -42,7 +43,7 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Register with the Auto classes: now if they are imported, or else when they are."""
+    """Register with the others: now if they are imported, or else when they are."""
     for name, ours in AFTER.items():
         if name in sys.modules:
             import_module(ours)
