@@ -39,8 +39,8 @@ def shard_weights(model: nn.Module, device: torch.device) -> None:
         fully_shard(unit, mesh=mesh)
     # Left alone, what is outside of layers would stay whole after a pass, and be loaded so.
     fully_shard(inner, mesh=mesh, reshard_after_forward=True)
-    # Marian's calls parts of the model, whose weights must be there.
-    register_fsdp_forward_method(inner, "generate")
+    if hasattr(inner, "generate"):  # Marian's calls parts of the model, whose weights must be there
+        register_fsdp_forward_method(inner, "generate")
 
 
 def is_sharded(model: nn.Module) -> bool:
