@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -157,7 +158,8 @@ def test_importing_ffmerge_is_light(tmp_path):
 @pytest.mark.network
 def test_the_readmes_lines_run_in_an_empty_environment(repository, sources, stranger):
     run(sys.executable, "-m", "venv", "empty", cwd=stranger)
-    shell = {"PATH": f"{stranger / 'empty' / 'bin'}:/usr/bin:/bin"}
+    shell = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    shell |= {"PATH": f"{stranger / 'empty' / 'bin'}:/usr/bin:/bin"}
     example, lines, text = read_readme(repository)
     package, with_extras = re.findall(r"`(pip install [^`]+)`", text)
     local = f"torch=={torch.__version__}"  # the same build, which may be that for CPUs

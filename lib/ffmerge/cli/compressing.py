@@ -13,13 +13,13 @@ from torch import nn
 from ffmerge.activations import Batch
 from ffmerge.catalogue import check_method
 from ffmerge.checkpoints import save, size_on_disk
+from ffmerge.cli.announcing import announce_memory
 from ffmerge.cli.commands import check_out, describe_model, tell, warn
 from ffmerge.cli.opening import Opened, open_model
 from ffmerge.cli.scoring import measure_perplexity, measure_reconstruction
 from ffmerge.cli.search import Found, count_removed, find_best, gather_evidence
 from ffmerge.cli.splits import Splits, read_splits
 from ffmerge.files import write_json
-from ffmerge.memory import estimate_memory
 from ffmerge.methods import find_method
 from ffmerge.moments import find_tokens
 from ffmerge.patches import count_parameters
@@ -63,7 +63,7 @@ def compress(request: Request) -> None:
     count = count_removed(opened.model, request.method, request.remove)
     splits = _read_data(request, opened)
     n_features = min(ALIGNED, splits.tokens[0])
-    _announce_memory(opened.model, request.method, n_features)
+    announce_memory(opened.model, request.method, n_features, splits.tokens[0])
 
     metric, score = choose_score(opened)
     before = score(opened.model, splits.check)
@@ -113,12 +113,6 @@ def _read_data(request: Request, opened: Opened) -> Splits:
             f"{ENOUGH * d_ff:,} or more are advised ({ENOUGH} a neuron)"
         )
     return splits
-
-
-def _announce_memory(model: nn.Module, method: str, tokens: int) -> None:
-    parts = estimate_memory(model, find_method(method).NEEDS, tokens)
-    text = ", ".join(f"{what} {size / 1e9:.2f}" for what, size in parts.items())
-    tell("memory", f"at most about {sum(parts.values()) / 1e9:.1f} GB: {text}")
 
 
 def _write_origin(
