@@ -552,3 +552,9 @@ def test_the_fingerprint_is_dvcs(repository, tmp_path):
 
 def test_the_tiny_profile_is_valid(tmp_path):
     assert load_params(write_tiny_profile(tmp_path, variants=[])).variants_of("vit-glyphs")
+
+
+def test_a_stage_starts_without_the_grammars_of_checks_that_no_notebook_has():
+    code = "import workflow.execute, nbformat, sys; assert 'lark' not in sys.modules"
+    code += "; nbformat.validate(nbformat.v4.new_notebook())"
+    subprocess.run([sys.executable, "-c", code], check=True)
