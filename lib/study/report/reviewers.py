@@ -89,11 +89,13 @@ DOUBTS = (
     Doubt(
         "2",
         "Could merging itself work in finer grains, neuron by neuron?",
-        "Tried from both ends on the vision model. Elimination from all neurons never keeps a "
-        "merged one, but cannot: the private ones give both outputs exactly, so that merged ones "
-        "are missed least. Search from none keeps hardly any where half of the neurons are stored, "
-        "and some where a quarter is or less.",
-        "[notebook 8](../results/notebooks/vit-glyphs/8_beyond.ipynb); "
+        "Tried from both ends, on every model trained here. Elimination from all neurons keeps "
+        "next to no merged one, but cannot: the private ones give both outputs exactly, so that "
+        "merged ones are missed least. Search from none keeps hardly any where half of the neurons "
+        "are stored, and some where a quarter is or less; what they do to the score there has no "
+        "one sign.",
+        "[what notebook 8 measures](beyond.md), and [how](../results/notebooks/vit-glyphs/"
+        "8_beyond.ipynb); "
         f"{ABLATIONS}: one budget for two neighbours (pool)",
     ),
     Doubt(
