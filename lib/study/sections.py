@@ -202,7 +202,7 @@ class Data(Section):
     columns: dict[Key, Text] = {}  # the task's name of a column: the data set's
     separator: AnyText | None = None  # between texts; the end-of-text token if left out
     # How many there must be, as published: a check, on which no result depends.
-    rows: dict[Split, Count] = Field({}, exclude=True)
+    rows: dict[Split, Count] = {}
 
     @property
     def corpus(self) -> str | None:

@@ -29,9 +29,12 @@ def table_beyond(roots: list[Path], params: Params, models: list[str]) -> pd.Dat
     columns = {}
     for model in models:
         path = find_file(roots, model, "beyond.csv")
-        if path is not None:
-            metric = read_metric(read_windows(roots, model, params))
-            columns[model] = _measure(pd.read_csv(path, keep_default_na=False), metric)
+        windows = read_windows(roots, model, params)
+        if path is not None and len(windows):
+            rows = pd.read_csv(path).fillna({"stack": "", "layers": ""})
+            columns[model] = _measure(rows, read_metric(windows))
+    if not columns:
+        return pd.DataFrame()
     table = pd.DataFrame(columns).fillna("–")
     return table.rename_axis(["Measured", "At"]).reset_index()
 
@@ -39,10 +42,11 @@ def table_beyond(roots: list[Path], params: Params, models: list[str]) -> pd.Dat
 def _measure(rows: pd.DataFrame, metric: Metric) -> dict[tuple[str, str], str]:
     """(what, where) to what one model's beyond.csv says of it."""
     values = {(r.kind, r.setting, r.key): r.value for r in rows.itertuples()}
-    base = values["score", "base", metric.name]
+    shares = metric.retained(rows.value, values["score", "base", metric.name])
+    kept = dict(zip(zip(rows.kind, rows.setting, rows.key, strict=True), shares, strict=True))
 
     def keep(*key: str) -> float:
-        return metric.retained(values[key], base)  # % of the base's quality
+        return kept[key]  # % of the base's quality
 
     def change(kind: str, setting: str, before: str, after: str) -> str:
         return f"{keep(kind, setting, after) - keep(kind, setting, before):+.1f}"
@@ -77,8 +81,8 @@ def _measure(rows: pd.DataFrame, metric: Metric) -> dict[tuple[str, str], str]:
     found["a b_out for every layer, not one (%)", "permute / refit"] = _join(private) or "no biases"
     for kind, words in (("ridge", "λ"), ("tokens", "tokens for each neuron")):
         tried = [setting for k, setting, _ in values if k == kind]
-        kept = [f"{keep(kind, setting, metric.name):.1f}" for setting in tried]
-        found[f"quality kept by {words} (%)", _join(tried)] = _join(kept)
+        scores = [f"{keep(kind, setting, metric.name):.1f}" for setting in tried]
+        found[f"quality kept by {words} (%)", _join(tried)] = _join(scores)
     return found
 
 
