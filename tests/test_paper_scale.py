@@ -288,9 +288,11 @@ def test_another_number_of_rows_than_the_papers_is_told(name, tmp_path):
             load_split(data.model_copy(update={"rows": {split: n + 1}}), split)
 
 
-def test_checked_counts_restale_nothing():
-    entry = load_params(REPOSITORY).model("gpt2-large")
-    assert entry.data.rows and "rows" not in resolve(entry)["data"]
+def test_counts_are_a_setting_of_what_has_them_and_restale_nothing_else():
+    params = load_params(REPOSITORY)
+    counts = params.model("gpt2-large").data.rows
+    assert counts and resolve(params.model("gpt2-large"))["data"]["rows"] == counts
+    assert "rows" not in resolve(params.model("gpt2-docs"))["data"]
 
 
 def test_an_archive_that_is_not_there_is_one_sentence(tmp_path):
