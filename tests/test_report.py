@@ -420,3 +420,13 @@ def test_what_a_model_reads_is_told_of_the_tuned_base_too(repository):
     states = list(zip(read.Variant, read.State, strict=True))
     assert states[:2] == [("base", "untuned"), ("base-tuned", "tuned")]
     assert {("permute-third", "untuned"), ("permute-third", "tuned")} < set(states)
+
+
+def test_a_legend_of_long_names_stays_inside_its_figure():
+    figure, ax = plt.subplots(figsize=(8, 3), layout="constrained")
+    for i in range(8):
+        ax.plot([0, 1], [0, i], label=f"a method that has a rather long name, {i}")
+    finish(figure, [ax])
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+    assert len(legend.get_texts()) == 8

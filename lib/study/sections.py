@@ -201,8 +201,7 @@ class Data(Section):
     }
     columns: dict[Key, Text] = {}  # the task's name of a column: the data set's
     separator: AnyText | None = None  # between texts; the end-of-text token if left out
-    # How many there must be, as published: a check, on which no result depends.
-    rows: dict[Split, Count] = {}
+    rows: dict[Split, Count] = {}  # how many there must be, as published; checked
 
     @property
     def corpus(self) -> str | None:

@@ -83,8 +83,6 @@ def resolve(section: Section) -> dict[str, Any]:
     """A section as plain values, defaults written out, without fields at a default that is off."""
     resolved = {}
     for name, field in type(section).model_fields.items():
-        if field.exclude:  # decides nothing
-            continue
         value = getattr(section, name)
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         if value or value != default:

@@ -93,9 +93,8 @@ def _count_merged(rows: pd.DataFrame, way: str, share: str) -> float:
 
 
 def _lower(values: dict[tuple[str, str, str], float], share: str) -> str:
-    errors = {way: values["pool", f"{way}, {share}", "error"] for way in (*PRIVATE, *WAYS)}
-    private = min(errors[way] for way in PRIVATE)
-    return f"{100 * (errors['forward, sharing'] / private - 1):+.1f}"
+    private = min(values["pool", f"{way}, {share}", "error"] for way in PRIVATE)
+    return f"{100 * (values['pool', f'forward, sharing, {share}', 'error'] / private - 1):+.1f}"
 
 
 def _join(parts) -> str:

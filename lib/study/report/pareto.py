@@ -13,6 +13,7 @@ from study.report.style import WIDTH, find_look, finish
 
 INK = "#333333"  # of labels that stand for several methods
 FLOOR = 75.0  # percent of the base's quality: what keeps less is drawn here, with its number
+NEAR = 0.25  # of a panel's width: sizes whose names would meet
 
 
 def plot_pareto(results: pd.DataFrame, params: Params) -> Figure:
@@ -109,7 +110,10 @@ def _name_points(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _name_clipped(ax: Axes, table: pd.DataFrame) -> None:
-    for _, low in table.groupby(table["size"].round()):
+    """The numbers of what lies below the floor, above each other where names would meet."""
+    table = table.sort_values("size")
+    apart = table["size"].diff() > NEAR * np.ptp(ax.get_xlim())
+    for _, low in table.groupby(apart.cumsum()):
         for i, row in enumerate(low.sort_values("kept").to_dict("records")):
             text = f"{print_removed(row['removed'], row['kind'])}: {row['kept']:.0f} % ↓"
             place = {"xytext": (0, 11 + 11 * i), "ha": "center"}

@@ -100,7 +100,11 @@ def finish(figure: Figure, axes: list[Axes], name: str = "", columns: int | None
         columns = columns or min(len(found), max(1, int(figure.get_figwidth() / 1.9)))
         place = {"loc": "outside lower center", "ncols": columns}
         small = {"fontsize": 8, "labelspacing": 0.25} if len(found) > MANY else {}
-        figure.legend(found.values(), found, **place, **small)
+        legend = figure.legend(found.values(), found, **place, **small)
+        while legend.get_window_extent().width > figure.bbox.width and place["ncols"] > 1:
+            legend.remove()  # its labels are too long for so many columns
+            place["ncols"] -= 1
+            legend = figure.legend(found.values(), found, **place, **small)
     figure.draw_without_rendering()  # the layout is final
     for ax in axes:
         _leave_out_short_bars(ax)
