@@ -125,12 +125,15 @@ class Pipeline:
         return any(_holds(odb, out) for odb in (out.cache, self._store if out.can_push else None))
 
     def fetch(self, out: Output) -> bool:
-        """Bring a stored output back; returns whether that went well."""
+        """Bring a stored output back; returns whether that went well.
+
+        (`repo.pull` does the same, and reads dvc.lock five times for each: twelve seconds.)
+        """
         try:
-            if _holds(out.cache, out):
-                self.repo.checkout([out.fs_path])
-            else:
-                self.repo.pull([out.fs_path])
+            if not _holds(out.cache, out):
+                for place, objects in out.get_used_objs().items():
+                    self.repo.cloud.pull(objects, odb=place)
+            out.checkout()
         except DvcException:
             return False
         return os.path.exists(out.fs_path)
