@@ -1,7 +1,8 @@
 """params.yaml, read and validated once, before any long work starts."""
 
+import copy
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -185,7 +186,7 @@ def _read(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"no params.yaml in {path.parent}; run inside the repository")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return copy.deepcopy(_parse(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ValueError(f"params.yaml cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -201,6 +202,11 @@ def _read(path: Path) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ValueError(f"params.yaml{line} is not valid YAML: {reason}") from None
+
+
+@lru_cache(maxsize=4)  # a stage reads the same text some times, a tenth of a second each
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Loader)
 
 
 class _Loader(yaml.SafeLoader):
