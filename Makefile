@@ -7,8 +7,9 @@ READY  := $(VENV)/.ready
 # Progress bars are text on purpose: no word that widgets are missing.
 export PYTHONWARNINGS := ignore:IProgress not found
 TOUR   := scratch/0_tour.ipynb
+PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help repro test tour lab repro-from-scratch rehearsal strip push check
+.PHONY: help repro test test-slow tour lab repro-from-scratch rehearsal strip push check
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -17,8 +18,11 @@ help:  ## this list
 repro: $(READY)  ## bring figures/ and results/ up to date, print the results; BASES=retrain: stale bases too
 	@python -m workflow.repro $(if $(BASES),--$(BASES)-bases)
 
-test: $(READY)  ## run all tests
-	@python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## run the tests
+	@$(PYTEST)
+
+test-slow: $(READY)  ## run those that take longer: two processes, killed runs, all model types
+	@$(PYTEST) -m "slow and not gpu and not network"
 
 tour: $(READY)  ## execute the tour live, about two minutes
 	@python -m workflow.repro --fetch

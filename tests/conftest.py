@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import datasets
 import matplotlib
 import pytest
 import torch
@@ -17,6 +18,7 @@ from study.places import PUBLISH
 
 matplotlib.use("agg")
 torch.set_num_threads(1)  # `make test` runs as many files at a time as there are cores
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # seconds for a network's threads: none here
 REPOSITORY = Path(__file__).parents[1]
 PAPER = (
     "base base-tuned vanilla-third vanilla-half vanilla-most permute-third permute-half "
@@ -97,12 +99,17 @@ def publishing(monkeypatch):
     monkeypatch.setenv(PUBLISH, "1")
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
+def undraw(monkeypatch):
     """Figures are made but not drawn, where a test looks at numbers: drawing takes longer."""
     monkeypatch.setattr(Figure, "tight_layout", lambda self, **options: None)
     monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).touch())
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """As `undraw`, for one test."""
+    undraw(monkeypatch)
 
 
 @pytest.fixture

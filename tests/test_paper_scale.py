@@ -192,7 +192,7 @@ def test_opus_mt_from_a_pickle_two_spm_files_and_the_challenges_files(
     assert (results[results.metric == "BLEU"].n_examples == 8).all()
 
 
-@pytest.mark.parametrize("name", ["olmo-7b", "olmo-1b"])
+@pytest.mark.parametrize("name", ["olmo-1b", pytest.param("olmo-7b", marks=pytest.mark.slow)])
 def test_olmo_from_many_files_untied(tiny_copy, name, tmp_path, monkeypatch):
     monkeypatch.setattr(dolma, "HUB", str(write_dolma(tmp_path / "dolma")))
     monkeypatch.setattr(dolma, "find_revision", lambda: "c0ffee")

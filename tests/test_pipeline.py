@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -57,38 +58,44 @@ def run_here(notebook, parameters):
     plt.close("all")  # as a kernel that ends does
 
 
-@pytest.fixture(scope="module")
-def two_runs(tmp_path_factory):
-    """The whole tiny pipeline, a variant of every kind, twice from nothing."""
-    import os
-
-    roots, before = [], os.getcwd()
+def run_all(folder):
+    """The whole tiny pipeline, a variant of every kind, from nothing."""
+    before = os.getcwd()
     os.environ[PUBLISH] = "1"
-    for name in ("first", "second"):
-        folder, many = tmp_path_factory.mktemp(name), {"variants": MANY, "tuned": TUNED}
-        root = write_tiny_profile(folder, **many, seeds=[0, 1])
-        os.chdir(root)
-        find_root.cache_clear()
-        for notebook, parameters in stages(load_params(root), MODEL, beyond=[MODEL]):
-            if notebook != "0_tour":
-                run_here(notebook, parameters)
-        roots.append(root)
+    root = write_tiny_profile(folder, variants=MANY, tuned=TUNED, seeds=[0, 1])
+    os.chdir(root)
+    find_root.cache_clear()
+    for notebook, parameters in stages(load_params(root), MODEL, beyond=[MODEL]):
+        if notebook != "0_tour":
+            run_here(notebook, parameters)
     os.chdir(before)
     del os.environ[PUBLISH]
     find_root.cache_clear()
-    return roots
+    return root
 
 
-def test_the_same_seed_gives_identical_results_twice(two_runs):
-    first, second = two_runs
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A tiny pipeline that has run."""
+    return run_all(tmp_path_factory.mktemp("first"))
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """The same once more."""
+    return run_all(tmp_path_factory.mktemp("second"))
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_identical_results_twice(first, second):
     files = [p.relative_to(first) for p in (first / "results").rglob("*.*") if p.is_file()]
     assert len(files) > 20
     for file in files:
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
-def test_figures_and_tables_are_the_same_bytes_twice(two_runs):
-    first, second = two_runs
+@pytest.mark.slow
+def test_figures_and_tables_are_the_same_bytes_twice(first, second):
     files = [p.relative_to(first) for p in (first / "figures").iterdir()]
     made = {"method.svg", "table10.csv", "table1.md", "results.md", "beyond.md", "bits.md"}
     assert made <= {f.name for f in files}
@@ -96,8 +103,8 @@ def test_figures_and_tables_are_the_same_bytes_twice(two_runs):
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
-def test_every_variant_and_seed_is_in_the_results(two_runs):
-    results = pd.read_csv(two_runs[0] / "results" / "results.csv")
+def test_every_variant_and_seed_is_in_the_results(first):
+    results = pd.read_csv(first / "results" / "results.csv")
     assert set(results.variant) == {"base", *MANY}
     tuned = (
         results[(results.phase == "tuned") & (results.precision == "float32")]
@@ -113,8 +120,8 @@ def test_every_variant_and_seed_is_in_the_results(two_runs):
     assert merged.groupby("removed").parameters.nunique().eq(1).all()
 
 
-def test_every_state_of_a_variant_is_in_the_results(two_runs):
-    results = pd.read_csv(two_runs[0] / "results" / "results.csv")
+def test_every_state_of_a_variant_is_in_the_results(first):
+    results = pd.read_csv(first / "results" / "results.csv")
     assert list(results) == [*COLUMNS, "trained_in", "hardware"]
     results = results[results.variant.isin(["base", "permute-third"])]
     assert results.phase.tolist() == [*["base"] * 3, "merged", *["tuned"] * 6]
@@ -124,30 +131,34 @@ def test_every_state_of_a_variant_is_in_the_results(two_runs):
     assert merged["parameters"] == tuned["parameters"] < base["parameters"]
     assert tuned8["bytes"] < min(tuned["bytes"], base8["bytes"]) < base["bytes"]
     assert tuned["n_examples"] == 64
-    figure = two_runs[0] / "figures" / f"fig2-removed-{MODEL}.png"
+    figure = first / "figures" / f"fig2-removed-{MODEL}.png"
     assert figure.stat().st_size > 10_000
 
 
-def test_papermill_computes_the_same_in_a_kernel(two_runs, tmp_path, inside):
-    root = inside(Path(shutil.copytree(two_runs[0], tmp_path / "copy")))
-    tuned = Path(f"models/{MODEL}/tuned/permute-third/1/model.safetensors")
-    results = Path("results/results.csv")
-    (root / tuned).unlink()
-    (root / results).unlink()
-    seed = ["-p", "model", MODEL, "-p", "variant", "permute-third", "-p", "seed", "1"]
-    for notebook, options in {"5_finetune": seed, "7_figures": []}.items():
-        executed = root / "executed" / f"{notebook}.ipynb"
-        main([notebook, str(executed), *options])
-        cells = nbformat.read(executed, as_version=4).cells
-        assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
-    for file in (tuned, results):
-        assert (root / file).read_bytes() == (two_runs[0] / file).read_bytes(), file
+SEED = ["-p", "model", MODEL, "-p", "variant", "permute-third", "-p", "seed", "1"]
+
+
+@pytest.mark.parametrize(
+    ("notebook", "options", "made"),
+    [
+        ("5_finetune", SEED, f"models/{MODEL}/tuned/permute-third/1/model.safetensors"),
+        pytest.param("7_figures", [], "results/results.csv", marks=pytest.mark.slow),
+    ],
+)
+def test_papermill_computes_the_same_in_a_kernel(first, tmp_path, inside, notebook, options, made):
+    root = inside(Path(shutil.copytree(first, tmp_path / "copy")))
+    (root / made).unlink()
+    executed = root / "executed" / f"{notebook}.ipynb"
+    main([notebook, str(executed), *options])
+    cells = nbformat.read(executed, as_version=4).cells
+    assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+    assert (root / made).read_bytes() == (first / made).read_bytes()
 
 
 @pytest.fixture
-def finished(two_runs, inside):
+def finished(first, inside):
     """The folder of a tiny pipeline that has run."""
-    return inside(two_runs[0])
+    return inside(first)
 
 
 def read_all(root):

@@ -77,18 +77,24 @@ def copy_tree(source, target):
 
 
 @pytest.fixture
-def report(repository, monkeypatch, capsys):
+def drawn(repository, monkeypatch, capsys):
     """Run the code of notebook 7 in the current folder: what it prints, and the page it writes."""
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
 
-    def run(root):
+    def run(root, folder="figures"):
         notebook = nbformat.read(repository / "notebooks" / "7_figures.ipynb", as_version=4)
         names = {}
         for cell in (c for c in notebook.cells if c.cell_type == "code"):
             exec(cell.source, names)
-        return capsys.readouterr().out, (root / "figures" / "README.md").read_text()
+        return capsys.readouterr().out, (root / folder / "README.md").read_text()
 
     return run
+
+
+@pytest.fixture
+def report(drawn, undrawn):
+    """As `drawn`; but the figures are not."""
+    return drawn
 
 
 def forget(root, *patterns):
@@ -97,8 +103,8 @@ def forget(root, *patterns):
             path.unlink()
 
 
-def test_nothing_is_left_out_of_what_is_published(scratch, report):
-    said, page = report(scratch())
+def test_nothing_is_left_out_of_what_is_published(scratch, drawn):
+    said, page = drawn(scratch())
     assert "left out: nothing" in said
     # Only what is about other models: no adapters, no translator, no perplexity.
     absent = page.count("Left out: nothing of it was evaluated.")
@@ -187,14 +193,10 @@ def test_seeds_that_are_missing_are_named_and_the_others_are_taken(scratch):
     assert summarise(select_metric(results, VIT)).seeds["permute-third"] == 3
 
 
-def test_a_report_by_hand_leaves_what_is_published_alone(scratch, repository, monkeypatch):
+def test_a_report_by_hand_leaves_what_is_published_alone(scratch, report, monkeypatch):
     root = scratch(keep=["base", "permute-third"])
     monkeypatch.delenv(PUBLISH)
-    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
-    notebook = nbformat.read(repository / "notebooks" / "7_figures.ipynb", as_version=4)
-    names = {}
-    for cell in (c for c in notebook.cells if c.cell_type == "code"):
-        exec(cell.source, names)
+    report(root, "scratch/figures")
     assert not (root / "figures").exists() and (root / "scratch/figures/README.md").exists()
 
 

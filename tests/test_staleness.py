@@ -93,6 +93,7 @@ def test_committed_results_belong_to_committed_code(tmp_path):
     assert check(copy_repository(tmp_path)) == (set(), "")
 
 
+@pytest.mark.slow
 def test_a_clone_with_windows_line_endings_is_not_stale(copy, tmp_path):
     call(copy, "git", "add", "-A")
     call(copy, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "all")
@@ -119,6 +120,7 @@ def test_a_new_method_is_a_file_and_a_recipe_and_runs_alone(copy):
     assert "it never ran: merges@" in reasons
 
 
+@pytest.mark.slow
 def test_a_new_recipe_runs_alone_but_for_its_method(copy):
     models = add_recipe(copy, "last-half", "{method: permute, ratio: half, anchor: last}")
     stale, reasons = check(copy)
@@ -126,6 +128,7 @@ def test_a_new_recipe_runs_alone_but_for_its_method(copy):
     assert "variants.last-half none →" in reasons
 
 
+@pytest.mark.slow
 def test_another_window_of_one_variant_restales_its_method_alone(copy):
     first = PARAMS.run[0]
     edit(copy / "params.yaml", "random_window: 1", "random_window: 5")
@@ -152,6 +155,7 @@ def test_the_steps_of_one_variant_run_only_that_variant(copy):
     assert "training.steps 200 → 300: finetune@vit-glyphs-permute-third-0" in reasons
 
 
+@pytest.mark.slow
 def test_a_colour_and_fewer_seeds_redraw_and_evaluate_nothing(copy):
     edit(copy / "lib/ffmerge/methods/permute.py", '"color": "#0072B2"', '"color": "#0000FF"')
     seeds = ", ".join(map(str, PARAMS.seeds))
@@ -196,6 +200,7 @@ def test_prose_new_settings_that_are_off_and_other_tools_restale_nothing(copy, t
     assert find_stale(copy, [tmp_path / "other"]) == set()
 
 
+@pytest.mark.slow
 def test_a_version_that_decides_numbers_restales_and_is_named(copy, tmp_path):
     stale, reasons = check(copy, [pretend(tmp_path / "other", "torch", "99.0")])
     assert stages("base", "activations", "permutations", "merges", "finetune", "evals") <= stale

@@ -5,7 +5,7 @@ import copy
 import pandas as pd
 import pytest
 import yaml
-from conftest import write_tiny_profile
+from conftest import undraw, write_tiny_profile
 from datasets import Dataset
 from safetensors.torch import load_file
 from test_pipeline import run_here, stages
@@ -93,6 +93,7 @@ def text_run(tmp_path_factory):
             "features": {"tokens": 200, "batch_size": 4},
             "validation_examples": 8,
             "batch_size": 8,
+            "test_examples": 16,
             "removed": dict(zip(("third", "half", "most"), removed, strict=True)),
             "dropped": dict(zip(("sixth", "third"), dropped, strict=True)),
             "variants": ["permute-third"],
@@ -120,9 +121,11 @@ def text_run(tmp_path_factory):
     os.environ[PUBLISH] = "1"
     find_root.cache_clear()
     two_kinds = ["marian-cldr", "olmo-dialogues"]  # two stacks; gated, without biases
-    for notebook, parameters in stages(load_params(root), *content["run"], beyond=two_kinds):
-        if notebook != "0_tour" or parameters["model"] in ("gpt2-docs", "marian-cldr"):
-            run_here(notebook, parameters)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        undraw(monkeypatch)
+        for notebook, parameters in stages(load_params(root), *content["run"], beyond=two_kinds):
+            if notebook != "0_tour" or parameters["model"] in ("gpt2-docs", "marian-cldr"):
+                run_here(notebook, parameters)
     os.chdir(before)
     del os.environ[PUBLISH]
     find_root.cache_clear()
@@ -182,7 +185,7 @@ def test_a_translators_windows_are_in_sync_and_its_texts_are_kept(text_run, resu
     answers = text_run / "models/marian-cldr/answers/permute-third/tuned-0"
     lines = {file.stem: file.read_text().splitlines() for file in answers.iterdir()}
     assert set(lines) == {"source", "reference", "translation"}
-    assert {len(texts) for texts in lines.values()} == {40}
+    assert {len(texts) for texts in lines.values()} == {16}
 
 
 def test_adapters_are_all_that_qlora_keeps_of_a_variant(text_run, results):

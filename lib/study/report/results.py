@@ -243,8 +243,8 @@ def _read_rows(roots: list[Path], model: str, variant: str, params: Params) -> p
         return pd.DataFrame(columns=[*COLUMNS, *TRAINED])
     rows = pd.read_csv(path, dtype={"layers": object})[COLUMNS].astype({"seed": "Int64"})
     rows = rows[rows.seed.isna() | rows.seed.isin(params.seeds_of(model, variant))]
-    trainings = [_find_training(roots, model, variant, seed) for seed in rows.seed]
-    return rows.assign(**{name: [t[name] for t in trainings] for name in TRAINED})
+    found = {seed: _find_training(roots, model, variant, seed) for seed in rows.seed.unique()}
+    return rows.assign(**{name: [found[seed][name] for seed in rows.seed] for name in TRAINED})
 
 
 def _find_training(roots: list[Path], model: str, variant: str, seed: int | None) -> dict:
