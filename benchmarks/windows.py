@@ -4,8 +4,8 @@
 
 Takes turns, candidate by candidate, so that other work on the machine slows both alike; both scores
 must be equal. The least that is possible is the share of layers that lie at or above a window's
-start. Making the candidate is not counted; it takes the same either way. Writes
-results/benchmarks/windows.csv.
+start. Making the candidate is not counted; it takes the same either way.
+results/benchmarks/windows.csv gets the models that were asked for, and keeps the others.
 """
 
 import sys
@@ -68,6 +68,9 @@ def main(models: list[str]) -> None:
             print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
     table = pd.DataFrame(rows).assign(hardware=describe_machine())
     path = root / "results/benchmarks/windows.csv"
+    if path.exists():
+        before = pd.read_csv(path)
+        table = pd.concat([before[~before.model.isin(table.model)], table])
     table.to_csv(path, index=False, float_format="%.4g")
 
 

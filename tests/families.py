@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import pytest
 import torch
 from transformers import (
     AutoConfig,
@@ -103,10 +104,21 @@ MAKERS = {
 FUSED = ("attention", "attention_ff")  # cannot share a part of GPT-2's one matrix
 
 
+UNLIKE = ("gpt2", "llama", "marian")  # transposed matrices, gates without biases, two stacks
+
+
 def list_cases(methods=None):
     """Every family with every method that it allows."""
     pairs = [(family, m) for m in methods or list_methods() for family in MAKERS]
     return [(family, m) for family, m in pairs if not (family == "gpt2" and m in FUSED)]
+
+
+def spread_cases(methods=None, families=None):
+    """Cases, of which those that repeat what another family shows are for `make test-slow`."""
+    cases = [case for case in list_cases(methods) if case[0] in (families or MAKERS)]
+    return [
+        pytest.param(*case, marks=() if case[0] in UNLIKE else pytest.mark.slow) for case in cases
+    ]
 
 
 def make_model(family: str, seed: int = 0):

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from families import MAKERS, list_cases, logits, make_batch, make_evidence, make_model
+from families import MAKERS, logits, make_batch, make_evidence, make_model, spread_cases
 
 from ffmerge.groups import window
 from ffmerge.methods import find_method
@@ -32,7 +32,7 @@ def make_patch(family, method):
     return model, found.make(model, plans[:2][-1], make_evidence(family))
 
 
-@pytest.mark.parametrize(("family", "method"), list_cases())
+@pytest.mark.parametrize(("family", "method"), spread_cases())
 def test_a_patch_read_back_gives_the_same_variant_bit_for_bit(family, method, tmp_path):
     (model, patch), batch = make_patch(family, method), make_batch(family, n=20)
     save_patch(patch, tmp_path / "patch.safetensors")
@@ -44,7 +44,7 @@ def test_a_patch_read_back_gives_the_same_variant_bit_for_bit(family, method, tm
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("family", "method"), list_cases())
+@pytest.mark.parametrize(("family", "method"), spread_cases())
 def test_a_patch_holds_only_what_differs_from_the_base(family, method):
     model, patch = make_patch(family, method)
     before = {name: p.clone() for name, p in make_model(family).named_parameters()}

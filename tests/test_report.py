@@ -115,10 +115,10 @@ def test_nothing_is_left_out_of_what_is_published(scratch, drawn):
     "keep",
     [
         ["base"],
-        ["base", "base-tuned"],
-        ["base", "permute-third"],
-        ["base", "base-tuned", "drop-sixth"],
         ["base", "vanilla-half", "permute-most", "random-1", "anchor-last"],
+        pytest.param(["base", "base-tuned"], marks=pytest.mark.slow),
+        pytest.param(["base", "permute-third"], marks=pytest.mark.slow),
+        pytest.param(["base", "base-tuned", "drop-sixth"], marks=pytest.mark.slow),
     ],
     ids="+".join,
 )

@@ -41,6 +41,7 @@ def test_its_command_is_the_one_that_it_shows(lesson):
     assert prose > sum(map(len, code))
 
 
+@pytest.mark.slow
 def test_the_stranger_was_not_trained_on_its_notes(tmp_path):
     model, notes = make_stranger(tmp_path, steps=1)
     texts, lines = read_docstrings(), notes.read_text(encoding="utf-8").splitlines()
