@@ -140,7 +140,7 @@ class Rehearsal:
         """Candidates of every method, or why it has none: listed for a narrow model as deep."""
         config = narrow(self.config, SLENDER * sum(self.entry.layers.values()))
         model, task = make_model(config, self.entry.task), RandomTask(config, self.entry.task)
-        give = partial(repeat, task.make_batch(4, min(16, self.length(self.entry))), 100)
+        give = partial(repeat, task.make_batch(4, min(16, self.length(self.entry))), 10)
         evidence = Evidence(LazyPairs(collect_features(model, give(), 100)), give)
         found: dict[str, int | str] = {}
         for name in self.params.methods_of(self.name):
