@@ -12,6 +12,7 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
+import workflow  # noqa: F401 (before a test imports nbformat: see there)
 from ffmerge.regression import regress_groups
 from study.config import find_root, load_params
 from study.places import PUBLISH
