@@ -134,7 +134,7 @@ def table_adapters(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -
     """Table 4: models tuned through adapters, by all metrics of the task that they learn."""
     rows = []
     for model in list_models(results, params):
-        if params.model(model).finetune.adapters is None:
+        if not params.model(model).adapts:
             continue
         part = results[(results.model == model) & (results.precision != "int8")]
         part = part[~part.metric.isin(_list_notes(part).metric)]
