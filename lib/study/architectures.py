@@ -102,7 +102,7 @@ def check_model(where: str, model: Model) -> None:
                 f"{where}.{place}task is {use.task!r}, but task is {model.task!r}; valid is a task "
                 "for the same kind of model"
             )
-        _check_neighbours(f"{where}.{place}", model, use)
+        _check_neighbours(where, place, model, use)
     if not model.base.is_trained_here:
         return
     if model.task in ("summarisation", "choices", "neighbours"):
@@ -116,27 +116,27 @@ def check_model(where: str, model: Model) -> None:
             _check_processor(f"{where}.base.processor", model)
 
 
-def _check_neighbours(where: str, model: Model, use: Use) -> None:
+def _check_neighbours(where: str, place: str, model: Model, use: Use) -> None:
     """Neighbours want a bank and a size of images; to other tasks they say nothing."""
-    data, size = use.data, model.base.processor.get("size")
+    data, processor = f"{where}.{place}data", model.base.processor
     if use.task == "neighbours":
-        if data.bank is None:
-            raise ValueError(f"{where}data.bank is missing; valid is a whole number from 1")
-        if data.streaming:
-            raise ValueError(f"{where}data.streaming is true; valid for task neighbours is false")
-        if not model.base.is_trained_here and size is None:
-            raise ValueError(f"{where}base.processor.size is missing; valid are pixels of an image")
+        if use.data.bank is None:
+            raise ValueError(f"{data}.bank is missing; valid is a whole number from 1")
+        if use.data.streaming:
+            raise ValueError(f"{data}.streaming is true; valid for task neighbours is false")
+        if not model.base.is_trained_here and "size" not in processor:
+            raise ValueError(f"{where}.base.processor.size is missing; valid are pixels of a side")
         return
     for name in ("bank", "labels"):
-        if getattr(data, name):
+        if found := getattr(use.data, name):
             raise ValueError(
-                f"{where}data.{name} is {getattr(data, name)}, but the task is {use.task}; valid "
-                "is task neighbours, the only one that has a bank"
+                f"{data}.{name} is {found}, but the task is {use.task}; valid is task neighbours, "
+                "the only one that has a bank"
             )
-    if size and not model.base.is_trained_here:
+    if not model.base.is_trained_here and "size" in processor:
         raise ValueError(
-            f"{where}base.processor.size is {size}, but the task is {use.task}; valid is task "
-            "neighbours, or a context in tokens"
+            f"{where}.base.processor is {processor}; valid for task {use.task} is a context in "
+            "tokens, or nothing"
         )
 
 
