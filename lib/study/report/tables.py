@@ -10,7 +10,7 @@ import pandas as pd
 
 from study.config import Params
 from study.metrics import Metric
-from study.report.choices import find_variant, name_anchors, name_windows
+from study.report.choices import find_variant, list_shown, name_anchors, name_windows
 from study.report.paper import find_loss, print_theirs, select_paper
 from study.report.results import (
     Reference,
@@ -33,8 +33,9 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
         metric, reference = read_metric(part), find_reference(part, model, params)
         tuned, merged, base = (summarise(part, phase) for phase in ("tuned", "merged", "base"))
         theirs = select_paper(paper, params.model(model).paper, 10)
-        for variant in dict.fromkeys(("base", *params.compared(model))):
-            table = base if variant == "base" else tuned
+        is_tuned = params.model(model).finetune is not None
+        states = {name: tuned if is_tuned else merged for name in list_shown(params, model)}
+        for variant, table in ({"base": base} | states).items():
             if variant not in table.index:
                 continue
             row = table.loc[variant]
@@ -49,7 +50,7 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
                     "Before tuning": _number(
                         base if row.method == "base" else merged, variant, base
                     ),
-                    "After tuning": "–" if variant == "base" else spread(row),
+                    "After tuning": "–" if variant == "base" or not is_tuned else spread(row),
                     "Of the base (%)": _share(metric, row, reference.untuned, reference.taught),
                     "Of the base tuned alike (%)": _share(metric, row, reference.tuned),
                     "Paper": print_theirs(theirs, variant),
