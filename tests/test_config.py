@@ -462,7 +462,7 @@ SIZED = f"models/{DINO}/base/processor"
         (SIZED, {"context": 70}, "dinov2.base.processor.size is missing; valid are pixels"),
         (SIZED, {"size": 1}, "is {'size': 1}; valid for a model that is not trained here is a con"),
         (SIZED, {"size": 70, "context": 70}, "valid for a model that is not trained here is a con"),
-        (f"models/{DINO}/task", "language", "dinov2.data.bank is 640, but the task is language"),
+        (f"models/{DINO}/task", "language", "dinov2.data.bank is 400, but the task is language"),
     ],
 )
 def test_what_neighbours_need_is_told(refuse, whole, path, value, message):

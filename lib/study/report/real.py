@@ -1,4 +1,4 @@
-"""A real model beside those that are trained here: how alike its sublayers are, and what it reads.
+"""Real models beside those that are trained here: how alike their sublayers are, what they read.
 
 What a model that was trained here in minutes forgives, a pretrained one may not.
 """
