@@ -11,6 +11,9 @@ from onnx import helper, numpy_helper
 from PIL import Image as Pillow
 from transformers import Dinov2Config, Dinov2Model
 
+from ffmerge.checkpoints import load, save
+from ffmerge.methods import Evidence, find_method
+from ffmerge.patches import apply_patch
 from ffmerge.sublayers import find_stacks
 from ffmerge.weights import permute
 from study import pretrained
@@ -80,6 +83,17 @@ def test_every_weight_of_an_onnx_file_is_the_models(model, tmp_path, monkeypatch
     assert again.state_dict().keys() == model.state_dict().keys()
     x = torch.randn(2, 3, 14, 14)
     assert torch.equal(again(x).last_hidden_state, model(x).last_hidden_state)
+
+
+def test_layers_of_it_can_be_dropped_and_the_rest_is_a_model(model, tmp_path):
+    """Its configuration also is a backbone's, and would name a layer that is gone."""
+    base, drop = open_dino(write_onnx(tmp_path / "x.onnx", model.state_dict())), find_method("drop")
+    nothing = Evidence(None, None)
+    small = apply_patch(base, drop.make(base, drop.list_plans(base, 1, nothing)[0], nothing))
+    again = load(save(small, tmp_path / "small"))
+    x = torch.randn(2, 3, 14, 14)
+    assert len(again.encoder.layer) == 1
+    assert torch.equal(again(x).last_hidden_state, small(x).last_hidden_state)
 
 
 def leave_out(weights):

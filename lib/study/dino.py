@@ -119,4 +119,5 @@ def _find_config(weights: Mapping[str, Tensor], file: str) -> Dinov2Config:
         patch_size=side,
         image_size=side * isqrt(weights[POSITIONS].shape[1] - 1),
         use_mask_token=False,  # which only training needs
+        out_features=["stem"],  # of a backbone: named by a layer, none could be dropped
     )
