@@ -3,7 +3,7 @@
     python benchmarks/drift.py [MODEL]
 
 For every variant whose patch notebook 4 has left in models/: the mean cosine of an image's class
-token and the uncompressed model's of the same image, both centred on the latter's mean; and how
+token and the uncompressed model's of the same image, each without the mean over images; and how
 many images keep their nearest neighbour among all others. results/benchmarks/drift.csv gets one
 row for each, and one of chance: tokens of other images.
 """
@@ -53,10 +53,10 @@ def embed(model, batches) -> Tensor:
 
 def compare(whole: Tensor, small: Tensor) -> dict[str, float]:
     """How alike the class tokens (n, d_model) of the same images are."""
-    mean = whole.mean(0)
+    centred = [x - x.mean(0) for x in (whole, small)]
     near = [find_nearest(x) for x in (whole, small)]
     return {
-        "cosine": float(cosine_similarity(whole - mean, small - mean, dim=1).mean()),
+        "cosine": float(cosine_similarity(*centred, dim=1).mean()),
         "same nearest neighbour (%)": 100 * float((near[0] == near[1]).float().mean()),
     }
 
