@@ -36,6 +36,7 @@ from study.report.style import (
     find_range,
     finish,
     make_panels,
+    use_style,
 )
 
 VIT, OLMO, SMOLLM2 = "vit-glyphs", "olmo-dialogues", "smollm2"
@@ -417,6 +418,7 @@ def test_merging_is_drawn_against_dropping_where_both_are(repository):
 def test_a_model_that_is_never_tuned_is_shown_as_it_was_merged(repository):
     params, table = load_params(repository), pd.read_csv(repository / "results" / "results.csv")
     paper, model = read_paper(repository / "results/paper.csv"), "dinov2"
+    use_style()  # where titles stand
     removed = figures.plot_removed(table, paper, params, model)
     assert all(ax.get_title(loc="left").endswith("removed, not tuned") for ax in removed.axes)
     (before,) = figures.plot_reduction(table, params, model).axes  # and no empty panel beside it

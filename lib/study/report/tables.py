@@ -34,8 +34,9 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
         tuned, merged, base = (summarise(part, phase) for phase in ("tuned", "merged", "base"))
         theirs = select_paper(paper, params.model(model).paper, 10)
         is_tuned = params.model(model).finetune is not None
-        states = {name: tuned if is_tuned else merged for name in list_shown(params, model)}
-        for variant, table in ({"base": base} | states).items():
+        shown = [name for name in list_shown(params, model) if name != "base"]
+        states = {"base": base} | dict.fromkeys(shown, tuned if is_tuned else merged)
+        for variant, table in states.items():
             if variant not in table.index:
                 continue
             row = table.loc[variant]
