@@ -1,10 +1,11 @@
-"""What kind of features: of models trained here in minutes, and of one that others pretrained.
+"""What kind of features: of models trained here in minutes, and of two that others pretrained.
 
     python benchmarks/features.py [--pairs 3]
 
 For some pairs of neighbouring FF sublayers of every model whose features notebook 2 has left in
 models/: the correlation of matched neurons, what chance gives (tokens shuffled), and how uneven
-features are. results/benchmarks/features.csv gets the means over pairs.
+features are. results/benchmarks/features.csv gets the means over pairs; what it says of models
+without features there stays.
 """
 
 import argparse
@@ -29,15 +30,17 @@ def main() -> None:
     args = parser.parse_args()
     root, params = find_root(), load_params()
     torch.set_num_threads(params.threads)
-    rows = []
+    csv, rows = root / "results/benchmarks/features.csv", {}
+    if csv.exists():  # of models whose features are not here any more
+        rows = {row["model"]: row for row in pd.read_csv(csv).to_dict("records")}
     for model in params.run:
         path = root / f"models/{model}/features.safetensors"
         if path.exists():
             found = pd.DataFrame(measure(path, args.pairs)).mean()
-            rows.append({"model": model, "pairs": args.pairs} | found.to_dict())
-    table = pd.DataFrame(rows)
+            rows[model] = {"model": model, "pairs": args.pairs} | found.to_dict()
+    table = pd.DataFrame([rows[model] for model in params.run if model in rows])
     print(table.to_string(index=False))
-    table.to_csv(root / "results/benchmarks/features.csv", index=False, float_format="%.4g")
+    table.to_csv(csv, index=False, float_format="%.4g")
 
 
 def measure(path, n: int) -> list[dict]:

@@ -16,6 +16,7 @@ from study.sections import list_corpora, list_tasks
 
 GONE = object()
 VIT, GPT2, MARIAN, OLMO = "vit-glyphs", "gpt2-docs", "marian-cldr", "olmo-dialogues"
+DINO = "dinov2"
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,9 @@ def test_a_plain_name_is_fine(load, whole, name):
 
 def test_tasks_and_corpora_are_the_files_that_hold_one():
     reading = ["choices", "documents", "language"]
-    assert list_tasks() == sorted([*reading, "images", "summarisation", "translation"])
+    assert list_tasks() == sorted(
+        [*reading, "images", "neighbours", "summarisation", "translation"]
+    )
     made = ["cldr", "dialogues", "docs", "glyphs", "pretraining", "quiz"]
     assert list_corpora() == sorted([*made, "addresses", "dolma", "tatoeba"])
 
@@ -427,6 +430,58 @@ def test_tuned_says_which_variants_of_a_model_are_tuned(load, whole):
     assert params.seeds_of(VIT, "random-1") == params.seeds[:1]
     assert params.seeds_of(VIT, "wanda") == []  # its recipe tunes it nowhere
     assert "base-tuned" in params.variants_of(VIT)  # and is evaluated as it is
+
+
+def test_without_finetune_a_model_is_not_tuned(load, refuse, whole):
+    content = profile(whole)
+    entry = content["models"][VIT]
+    del entry["finetune"]
+    params = load(content)
+    variants = params.variants_of(VIT)
+    assert params.compared(VIT) == [] and params.seeds_of(VIT, "permute-third") == []
+    gone = {"base-tuned", "permute-distilled", "scratch-third"}  # what tuning alone makes
+    assert "permute-third" in variants and not gone & set(variants)
+    training = params.training(VIT, "permute-third")  # nobody's: it says nothing
+    assert training.adapters is training.processes is None
+    entry["tuned"] = ["permute-third"]
+    message = "models.vit-glyphs.tuned is ['permute-third'], but finetune is missing; valid is its"
+    assert message in refuse(content)
+
+
+SIZED = f"models/{DINO}/base/processor"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (f"models/{DINO}/data/bank", GONE, "dinov2.data.bank is missing; valid is a whole number"),
+        (f"models/{DINO}/data/streaming", True, "data.streaming is true; valid for task neighbo"),
+        (f"models/{DINO}/data/labels", [""], "data.labels.0 is ''; valid is a text that is not"),
+        (f"models/{DINO}/base/file", "x.bin", "ends in .gguf or, of a DINOv2, .onnx"),
+        (SIZED, GONE, "dinov2.base.processor.size is missing; valid are pixels of a side"),
+        (SIZED, {"context": 70}, "dinov2.base.processor.size is missing; valid are pixels"),
+        (SIZED, {"size": 1}, "is {'size': 1}; valid for a model that is not trained here is a con"),
+        (SIZED, {"size": 70, "context": 70}, "valid for a model that is not trained here is a con"),
+        (f"models/{DINO}/task", "language", "dinov2.data.bank is 400, but the task is language"),
+    ],
+)
+def test_what_neighbours_need_is_told(refuse, whole, path, value, message):
+    content = profile(whole, DINO)
+    change(content, path, value)
+    assert message in refuse(content)
+
+
+def test_a_bank_and_a_size_of_images_are_for_neighbours_alone(refuse, whole):
+    content = profile(whole)
+    content["models"][VIT]["data"]["bank"] = 10
+    assert "vit-glyphs.data.bank is 10, but the task is images; valid is task" in refuse(content)
+    content = profile(whole, "smollm2")
+    content["models"]["smollm2"]["base"]["processor"] = {"size": 70}
+    assert "base.processor is {'size': 70}; valid for task language is a context" in refuse(content)
+    content = profile(whole)
+    content["models"][VIT]["task"] = "neighbours"
+    content["models"][VIT]["data"]["bank"] = 10
+    assert "task is 'neighbours', which trains no base model; valid is another" in refuse(content)
 
 
 def test_a_model_may_have_seeds_of_its_own(load, refuse, whole):

@@ -95,6 +95,25 @@ def test_the_papers_models_have_their_published_sizes(repository):
         )
 
 
+def test_a_model_that_is_never_tuned_is_rehearsed_without_and_with_its_bank(repository):
+    r = Rehearsal(load_params(repository), repository, "dinov2")
+    assert count_parameters(r.outline) == 22_056_192 and r.widths == (384, 1536)
+    tokens = (r.entry.base.processor["size"] // 14) ** 2 + 1
+    assert r.length(r.entry) == tokens == 26
+    parts = {(part.stage, part.key): part for part in list_parts(r)}
+    assert {stage for stage, _ in parts} == {
+        "fetch",
+        "activations",
+        "permutations",
+        "merges",
+        "evals",
+    }
+    candidates = sum(r.candidates.values()) + len(r.candidates)  # and the base, each time
+    examples = r.entry.validation_examples + r.entry.data.bank
+    assert parts["merges", "score "].times == candidates * examples * tokens
+    assert measure(r, "score ")["seconds"] > 0
+
+
 @pytest.mark.parametrize("name", ["vit-base", "gpt2-large", "opus-mt-zh-en", "olmo-1b", "olmo-7b"])
 def test_pairs_and_refits_of_the_papers_models_fit_into_their_budgets(name, repository):
     r = Rehearsal(load_params(repository), repository, name)

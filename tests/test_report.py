@@ -36,6 +36,7 @@ from study.report.style import (
     find_range,
     finish,
     make_panels,
+    use_style,
 )
 
 VIT, OLMO, SMOLLM2 = "vit-glyphs", "olmo-dialogues", "smollm2"
@@ -414,6 +415,21 @@ def test_merging_is_drawn_against_dropping_where_both_are(repository):
     assert figures.plot_reduction(table, params, "gpt2-docs") is not None
     for method in ("permute", "drop"):
         assert figures.plot_reduction(table[table.method != method], params, "gpt2-docs") is None
+
+
+def test_a_model_that_is_never_tuned_is_shown_as_it_was_merged(repository):
+    params, table = load_params(repository), pd.read_csv(repository / "results" / "results.csv")
+    paper, model = read_paper(repository / "results/paper.csv"), "dinov2"
+    use_style()  # where titles stand
+    removed = figures.plot_removed(table, paper, params, model)
+    assert all(ax.get_title(loc="left").endswith("removed, not tuned") for ax in removed.axes)
+    (before,) = figures.plot_reduction(table, params, model).axes  # and no empty panel beside it
+    assert before.get_title(loc="left") == "before tuning"
+    full = tables.table_full(table, paper, params)
+    rows = full[full.Model == model].set_index("Variant")
+    assert (rows["After tuning"] == "–").all() and rows["Before tuning"].str.match(r"\d").all()
+    assert {"base", "permute-third", "permute-half", "drop-third"} <= set(rows.index)
+    assert model not in set(tables.table_overview(table, paper, params).Model)
 
 
 def test_what_a_model_reads_is_told_of_the_tuned_base_too(repository):

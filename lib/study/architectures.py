@@ -46,6 +46,7 @@ DEMANDS = {  # a task that is not here is checked less
     "language": Demands(1, _CAUSAL, (*_TOKENS, "bos_token_id")),
     "documents": Demands(1, _CAUSAL, (*_TOKENS, "bos_token_id")),
     "choices": Demands(1, _CAUSAL, (*_TOKENS, "bos_token_id")),
+    "neighbours": Demands(1, "dinov2", (), trains_tokenizer=False, writes=False),
     "translation": Demands(2, _SEQ2SEQ, (*_TOKENS, *_STARTS)),
 }
 # What transformers' configurations call things; of several names the most telling one first.
@@ -101,9 +102,10 @@ def check_model(where: str, model: Model) -> None:
                 f"{where}.{place}task is {use.task!r}, but task is {model.task!r}; valid is a task "
                 "for the same kind of model"
             )
+        _check_neighbours(where, place, model, use)
     if not model.base.is_trained_here:
         return
-    if model.task in ("summarisation", "choices"):
+    if model.task in ("summarisation", "choices", "neighbours"):
         raise ValueError(
             f"{where}.task is {model.task!r}, which trains no base model; valid is another task, "
             f"with {model.task} as `downstream` or in `readings`"
@@ -112,6 +114,30 @@ def check_model(where: str, model: Model) -> None:
         _check_architecture(f"{where}.base.architecture", model, own)
         if own.trains_tokenizer:
             _check_processor(f"{where}.base.processor", model)
+
+
+def _check_neighbours(where: str, place: str, model: Model, use: Use) -> None:
+    """Neighbours want a bank and a size of images; to other tasks they say nothing."""
+    data, processor = f"{where}.{place}data", model.base.processor
+    if use.task == "neighbours":
+        if use.data.bank is None:
+            raise ValueError(f"{data}.bank is missing; valid is a whole number from 1")
+        if use.data.streaming:
+            raise ValueError(f"{data}.streaming is true; valid for task neighbours is false")
+        if not model.base.is_trained_here and "size" not in processor:
+            raise ValueError(f"{where}.base.processor.size is missing; valid are pixels of a side")
+        return
+    for name in ("bank", "labels"):
+        if found := getattr(use.data, name):
+            raise ValueError(
+                f"{data}.{name} is {found}, but the task is {use.task}; valid is task neighbours, "
+                "the only one that has a bank"
+            )
+    if not model.base.is_trained_here and "size" in processor:
+        raise ValueError(
+            f"{where}.base.processor is {processor}; valid for task {use.task} is a context in "
+            "tokens, or nothing"
+        )
 
 
 def _check_architecture(where: str, model: Model, demands: Demands) -> None:

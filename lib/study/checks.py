@@ -80,6 +80,11 @@ def _check_listed(params: "Params", model: str) -> None:
     _check_different(f"models.{model}.without", without)
     _check_known(f"models.{model}.without", without, [r for r in params.recipes if r != "base"])
     tuned = params.models[model].tuned or ()
+    if tuned and params.models[model].finetune is None:
+        raise ValueError(
+            f"models.{model}.tuned is {tuned}, but finetune is missing; valid is its recipe, or "
+            "nothing that is tuned"
+        )
     _check_different(f"models.{model}.tuned", tuned)
     _check_known(f"models.{model}.tuned", tuned, params.variants_of(model))
     _check_different(f"models.{model}.seeds", params.models[model].seeds or ())
@@ -107,7 +112,7 @@ def _check_training(params: "Params", model: str, variant: str) -> None:
     if not training.adapters:
         return
     entry = params.models[model]
-    where = f"models.{model}.finetune" if entry.finetune.adapters else where
+    where = f"models.{model}.finetune" if entry.adapts else where
     demands = DEMANDS.get(entry.task)
     if demands and not demands.writes:
         raise ValueError(

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from ffmerge.catalogue import describe_method
 from study.checks import check_params
 from study.sections import (
+    UNTUNED,
     Corpus,
     Device,
     Model,
@@ -62,7 +63,8 @@ class Params(Section):
 
         Of the latter are left out: those of `without`, those that only change the tuning where they
         are not tuned, distillation where adapters learn another task than the uncompressed model
-        knows, and training anew where the base is not trained here.
+        knows, and training anew where the base is not trained here; of a model that is never tuned
+        also the base that is tuned alike.
         """
         entry = self.model(model)
         if entry.variants is not None:
@@ -72,9 +74,10 @@ class Params(Section):
             for name, recipe in self.recipes.items()
             if name not in entry.without
             if recipe.ratio is None or recipe.ratio in self.counts(model, recipe)
-            if not recipe.finetune or entry.tuned is None or name in entry.tuned
-            if not (recipe.finetune.get("distillation") and entry.finetune.adapters)
+            if not recipe.finetune or entry.may_be_tuned is None or name in entry.may_be_tuned
+            if not (recipe.finetune.get("distillation") and entry.adapts)
             if not recipe.anew or entry.trains_anew
+            if recipe.method != "base" or name == "base" or entry.finetune
         ]
 
     def variants_by(self, model: Name, method: Name) -> list[Name]:
@@ -97,7 +100,7 @@ class Params(Section):
         return {"all": seeds, "first": seeds[:1], "none": []}[often]
 
     def _how_often(self, model: Name, variant: Name) -> str:
-        tuned = self.model(model).tuned
+        tuned = self.model(model).may_be_tuned
         is_left_out = tuned is not None and variant not in tuned
         return "none" if is_left_out else self.recipe(variant).seeds
 
@@ -113,6 +116,8 @@ class Params(Section):
     def training(self, model: Name, variant: Name) -> Training:
         """The recovery fine-tuning of one variant: the model's own, with the variant's changes."""
         entry, recipe = self.model(model), self.recipe(variant)
+        if entry.finetune is None:
+            return UNTUNED
         training = entry.whole_training if recipe.anew else entry.finetune
         return Training(**training.model_dump() | recipe.finetune)
 

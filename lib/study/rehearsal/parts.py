@@ -27,8 +27,8 @@ from ffmerge.projections import find_shape
 from ffmerge.sublayers import find_stacks
 from study.architectures import list_uses
 from study.config import Params
-from study.rehearsal.models import RandomTask, find_config, find_length, make_model, narrow
-from study.sections import Use
+from study.rehearsal.models import SEES, RandomTask, find_config, find_length, make_model, narrow
+from study.sections import UNTUNED, Use
 
 FLOPS = 1e15 if torch.cuda.is_available() else 2e11  # of one sample: seconds
 TEST = {"ILSVRC/imagenet-1k": 50_000, "knkarthick/samsum": 819}  # published sizes, in examples
@@ -113,7 +113,9 @@ class Rehearsal:
 
     def length(self, use: Use) -> int:
         """Tokens of an example."""
-        return find_length(self.config, use.task, self.entry.base.processor.get("context"))
+        processor = self.entry.base.processor
+        size = None if use.task == "images" else processor.get("size")
+        return find_length(self.config, use.task, processor.get("context"), size)
 
     def sample(self, rows: int, length: int, passes: int = 1) -> tuple[int, int]:
         """Rows and length of a batch that is run in seconds, at most as large as the real one.
@@ -123,7 +125,7 @@ class Rehearsal:
             passes: a training step counts as three.
         """
         tokens = int(FLOPS / passes / 2 / count_parameters(self.outline))
-        if self.entry.task != "images":
+        if self.entry.task not in SEES:
             length = min(length, max(8, tokens))
         return min(rows, max(1, tokens // length)), length
 
@@ -220,6 +222,10 @@ class Rehearsal:
             )
         return self.params.corpora[use.data.corpus]["test"]
 
+    def count_scored(self, use: Use) -> int:
+        """Examples that scoring a model on the test split runs: a bank of neighbours with them."""
+        return self.count_test(use) + (use.data.bank or 0)
+
     def _list_tunings(self) -> Iterator[tuple[str, list[int]]]:
         for variant in self.params.variants_of(self.name):
             yield variant, self.params.seeds_of(self.name, variant)
@@ -239,7 +245,7 @@ def list_parts(r: Rehearsal) -> list[Part]:
     small = weights - 4 * gone * sublayers[0].n_parameters
     rows, length = r.sample(entry.batch_size, r.length(entry))
     run = PYTHON + weights + _count_activations(r, rows * length, 2)
-    use, training = entry.recovery, entry.finetune
+    use, training = entry.recovery, entry.finetune or UNTUNED
     batch, cut = r.sample(training.batch_size, r.length(use), 3)
     held = (
         4 if training.adapters is None else 1
@@ -250,13 +256,14 @@ def list_parts(r: Rehearsal) -> list[Part]:
     calibrated = sum("calibration" in about.needs for about in methods)
     refused = {name: why for name, why in r.candidates.items() if isinstance(why, str)}
     candidates = sum(n for name, n in r.candidates.items() if name not in refused)
-    n_scored = entry.validation_examples * r.length(entry)
+    bank = entry.data.bank or 0  # scored anew with every candidate
+    n_scored = (entry.validation_examples + bank) * r.length(entry)
     tunings, steps = r.count_tunings(), r.count_steps()
     stack = len(sublayers) // len(entry.layers)
     comparisons = 2 * len(entry.layers) * stack * (stack + 1) // 2
     score = use.validation_examples * r.length(use) * r.count_validations()
     tests = [
-        (place, r.uses[place].task, n * r.count_test(r.uses[place]) * r.length(r.uses[place]))
+        (place, r.uses[place].task, n * r.count_scored(r.uses[place]) * r.length(r.uses[place]))
         for place, n in r.list_scorings()
     ]
     base = "base" if entry.base.is_trained_here else "fetch"

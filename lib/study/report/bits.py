@@ -26,7 +26,7 @@ def table_bits(results: pd.DataFrame, params: Params, models: list[str]) -> pd.D
     for model in models:
         whole = select_metric(results, model)
         metric, reference = read_metric(whole), find_reference(whole, model, params)
-        if params.model(model).finetune.adapters or reference.untuned is None:
+        if params.model(model).adapts or reference.untuned is None:
             continue
         mine = results[(results.model == model) & (results.metric == metric.name)]
         full = mine[(mine.phase == "base") & (mine.precision == "float32")].bytes.iloc[0]

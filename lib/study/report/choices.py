@@ -63,6 +63,12 @@ def list_main(params: Params, model: str) -> list[str]:
     return list(main.values())
 
 
+def list_shown(params: Params, model: str) -> list[str]:
+    """What a table of all results lists: what is tuned with every seed, or else all main ones."""
+    entry = params.model(model)
+    return list_main(params, model) if entry.finetune is None else params.compared(model)
+
+
 def name_windows(params: Params, model: str, ratio: str) -> dict[str, str]:
     """The windows of Table 1 at one ratio: the best and random ones.
 

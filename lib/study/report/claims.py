@@ -160,7 +160,7 @@ def _as_the_paper(s: Scores) -> Iterator[Finding]:
     (d, absolute), (base, merged) = loss, theirs
     bound = float(s.metric.retained(merged, base)) - 100
     text = f"here {d} %{d.caveat}, {absolute}; the paper {bound:+.1f} %, {merged - base:+.2f}"
-    if s.params.model(s.model).finetune.adapters:
+    if s.params.model(s.model).adapts:
         text += "; both tuned through QLoRA"
     yield s.says("… costs no more than the paper's own model", text, d.judge(bound))
 

@@ -16,7 +16,22 @@ from study.report.standings import RATIOS, measure_contest, select_budget
 from study.report.style import BASE, MARKER, TUNED, WIDTH, find_look, finish
 
 FINE = 0.5  # percent that may be lost on a scale that is linear; beyond, every step is as long
-KEPT = (110, 105, 102, 101, 100, 99, 98, 95, 90, 80, 50, 0)  # where the axis has ticks, in percent
+KEPT = (
+    130,
+    120,
+    110,
+    105,
+    102,
+    101,
+    100,
+    99,
+    98,
+    95,
+    90,
+    80,
+    50,
+    0,
+)  # where the axis has ticks, in percent
 FAMILIES = ("shares", "removes", "both", "stores fewer bits")  # in the order of the legend
 GRAY = "#777777"
 
@@ -77,7 +92,8 @@ def _set_scales(ax: Axes, points: pd.DataFrame, side: str, whole: pd.DataFrame) 
     lines = [100.0, *whole.tuned.dropna()]
     highest = (points.kept + points["std"].fillna(0)).max()
     top, bottom = max(highest, *lines), min(points.kept.min(), *lines)
-    ax.set_ylim(100 + FINE * np.sinh(np.arcsinh((bottom - 100) / FINE) - 0.5), top + 0.4)
+    room = top + 0.4, 100 + FINE * np.sinh(np.arcsinh((top - 100) / FINE) + 0.15)
+    ax.set_ylim(100 + FINE * np.sinh(np.arcsinh((bottom - 100) / FINE) - 0.5), max(room))
     low, high = ax.get_ylim()
     ticks = [kept for kept in KEPT if low <= kept <= high]
     ax.set_yticks(ticks, [str(kept) for kept in ticks], minor=False)
@@ -102,7 +118,8 @@ def _list_legend(ax: Axes, table: pd.DataFrame) -> None:
             look = find_look(method)
             style = {"marker": look["marker"], "color": look["color"], "ls": "none", "ms": MARKER}
             ax.plot([], [], label=look["label"], **style)
-    for label, fill in (("before tuning", "white"), ("after tuning", GRAY)):
+    states = {"untuned": ("before tuning", "white"), "tuned": ("after tuning", GRAY)}
+    for label, fill in (look for state, look in states.items() if table[state].notna().any()):
         ax.plot([], [], "o", color=GRAY, mfc=fill, ms=MARKER, label=label)
 
 

@@ -45,8 +45,8 @@ def plot_removed(
 ) -> Figure | None:
     """Figure 2: the metric against FF sublayers removed, vanilla and permute, after tuning.
 
-    The first panel leaves out what removes most and would hide the rest; the last is the paper's
-    own model.
+    A model that is never tuned is shown as it was merged. The first panel leaves out what removes
+    most and would hide the rest; the last is the paper's own model.
 
     Args:
         results: results.csv.
@@ -55,13 +55,14 @@ def plot_removed(
         model: its name.
     """
     rows, entry = select_metric(results, model), params.model(model)
-    table = _find_merges(summarise(rows), params, model)
+    phase, state = ("tuned", "") if entry.finetune else ("merged", ", not tuned")
+    table = _find_merges(summarise(rows, phase), params, model)
     if table.empty:
         return None
     metric, reference = read_metric(rows), find_reference(rows, model, params)
     counts, layers = sorted(table.removed.unique()), sum(entry.layers.values())
     steps = [counts[-2], counts[-1]] if len(counts) > 2 else [counts[-1]]
-    panels = [(f"up to {n} of {layers} removed", table, reference, n) for n in steps]
+    panels = [(f"up to {n} of {layers} removed{state}", table, reference, n) for n in steps]
     if traced := trace_paper(paper, entry.paper):
         theirs, base = traced
         panels.append((f"the paper's {entry.paper}", theirs, Reference(base, None), None))
@@ -107,8 +108,9 @@ def plot_reduction(results: pd.DataFrame, params: Params, model: str) -> Figure 
     tables = [summarise(rows[rows.method != "base"], phase) for phase in ("merged", "tuned")]
     if not {"permute", "drop"} <= set(rows.method):  # nothing to set one against
         return None
-    figure, axes = make_panels(2, 3.2)
-    for ax, table, tuned in zip(axes, tables, (False, True), strict=True):
+    tables = tables if len(tables[1]) else tables[:1]  # nothing is tuned
+    figure, axes = make_panels(len(tables), 3.2)
+    for ax, table, tuned in zip(axes, tables, (False, True), strict=False):
         ax.margins(x=0.3, y=0.14)
         for method in ("permute", "drop"):
             part = table[table.method == method]

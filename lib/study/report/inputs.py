@@ -16,7 +16,9 @@ def table_hyperparameters(params: Params, name: str) -> pd.DataFrame:
         name: the paper's model, such as "GPT-2".
     """
     recipes = {}
-    for model in (m for m, entry in params.models.items() if entry.paper == name):
+    for model in (
+        m for m, entry in params.models.items() if entry.paper == name and entry.finetune
+    ):
         recipe = params.model(model).finetune.model_dump(exclude_none=True)
         if not recipe["distillation"]:  # the paper has none
             del recipe["distillation"]

@@ -3,7 +3,8 @@
 from study.report.standings import FAIR, LEAST, NEAR
 
 REMOVED = (
-    "Test split, after tuning; bars: one standard deviation over seeds, where longer than a marker."
+    "Test split, after tuning (where nothing is tuned, before); bars: one standard deviation over "
+    "seeds, where longer than a marker."
 )
 REDUCTION = "Test split; bars: one standard deviation over seeds, where longer than a marker."
 WINDOWS = "Validation split, before tuning; a number with an arrow lies beyond the axis."
@@ -101,8 +102,8 @@ OVERVIEW = (
     "of that model's quality. Layers whose FF is removed share the merged one with neighbours."
 )
 ALIGNMENTS = (
-    "Line: mean over pairs of sublayers; band: from the least to the most alike pair. Red: a model "
-    "that others pretrained. Only pairs that some window needs."
+    "Line: mean over pairs of sublayers; band: from the least to the most alike pair. Red, orange: "
+    "models that others pretrained. Only pairs that some window needs."
 )
 READINGS = (
     "Test split. Perplexity per token, of the model's own task and of its readings; the quiz is "

@@ -1,4 +1,4 @@
-"""A real model beside those that are trained here: how alike its sublayers are, and what it reads.
+"""Real models beside those that are trained here: how alike their sublayers are, what they read.
 
 What a model that was trained here in minutes forgives, a pretrained one may not.
 """
@@ -17,7 +17,8 @@ from study.report.results import find_file, read_metric
 from study.report.style import WIDTH, find_look, finish
 
 # Of models, not of methods: Paul Tol's muted colours for those trained here, red for others'.
-TRAINED, OTHERS = ("#88CCEE", "#44AA99", "#999933", "#332288", "#AA4499"), "#CC3311"
+TRAINED = ("#88CCEE", "#44AA99", "#999933", "#332288", "#AA4499")
+OTHERS = ("#CC3311", "#EE7733")
 
 
 def plot_alignments(roots: list[Path], params: Params, models: list[str]) -> Figure | None:
@@ -35,9 +36,9 @@ def plot_alignments(roots: list[Path], params: Params, models: list[str]) -> Fig
     if not tables:
         return None
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True)
-    trained = cycle(TRAINED)
+    trained, others = cycle(TRAINED), cycle(OTHERS)
     colors = {
-        model: next(trained) if params.model(model).base.is_trained_here else OTHERS
+        model: next(trained if params.model(model).base.is_trained_here else others)
         for model in tables
     }
     lines: dict[str, list[tuple[int, float]]] = {}
@@ -46,7 +47,7 @@ def plot_alignments(roots: list[Path], params: Params, models: list[str]) -> Fig
             color = colors[model]
             apart = table.b - table.a
             by_distance = table[column].groupby(apart).agg(["min", "mean", "max"])
-            width = 2.4 if color == OTHERS else 1.4
+            width = 2.4 if color in OTHERS else 1.4
             ax.plot(by_distance.index, by_distance["mean"], color=color, lw=width)
             ax.fill_between(
                 by_distance.index, by_distance["min"], by_distance["max"], color=color, alpha=0.12

@@ -10,7 +10,7 @@ import pandas as pd
 
 from study.config import Params
 from study.metrics import Metric
-from study.report.choices import find_variant, name_anchors, name_windows
+from study.report.choices import find_variant, list_shown, name_anchors, name_windows
 from study.report.paper import find_loss, print_theirs, select_paper
 from study.report.results import (
     Reference,
@@ -33,8 +33,10 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
         metric, reference = read_metric(part), find_reference(part, model, params)
         tuned, merged, base = (summarise(part, phase) for phase in ("tuned", "merged", "base"))
         theirs = select_paper(paper, params.model(model).paper, 10)
-        for variant in dict.fromkeys(("base", *params.compared(model))):
-            table = base if variant == "base" else tuned
+        is_tuned = params.model(model).finetune is not None
+        shown = [name for name in list_shown(params, model) if name != "base"]
+        states = {"base": base} | dict.fromkeys(shown, tuned if is_tuned else merged)
+        for variant, table in states.items():
             if variant not in table.index:
                 continue
             row = table.loc[variant]
@@ -49,7 +51,7 @@ def table_full(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd
                     "Before tuning": _number(
                         base if row.method == "base" else merged, variant, base
                     ),
-                    "After tuning": "–" if variant == "base" else spread(row),
+                    "After tuning": "–" if variant == "base" or not is_tuned else spread(row),
                     "Of the base (%)": _share(metric, row, reference.untuned, reference.taught),
                     "Of the base tuned alike (%)": _share(metric, row, reference.tuned),
                     "Paper": print_theirs(theirs, variant),
@@ -134,7 +136,7 @@ def table_adapters(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -
     """Table 4: models tuned through adapters, by all metrics of the task that they learn."""
     rows = []
     for model in list_models(results, params):
-        if params.model(model).finetune.adapters is None:
+        if not params.model(model).adapts:
             continue
         part = results[(results.model == model) & (results.precision != "int8")]
         part = part[~part.metric.isin(_list_notes(part).metric)]
