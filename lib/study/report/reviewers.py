@@ -206,8 +206,8 @@ DOUBTS = (
         "Larger and newer models, more benchmarks (LLaMA, MMLU)?",
         "One of LLaMA's kind that others pretrained takes the same path with a short recovery of "
         "one seed, and is read on code documentation, on other text and on a quiz; a vision "
-        "encoder that others pretrained (DINOv2) is merged and pruned, and not tuned. The paper's "
-        "own models are in params.yaml, and have not been run.",
+        "encoder that others pretrained is merged and pruned, and not tuned. The paper's own "
+        "models are in params.yaml, and have not been run.",
         "“Real models” on the [page](README.md); [params.yaml](../params.yaml)",
     ),
     Doubt(
