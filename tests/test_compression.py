@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import list_cases, logits, make_batch, make_model
+from families import logits, make_batch, make_model, spread_cases
 
 import ffmerge
 from ffmerge.methods import find_method
@@ -18,7 +18,7 @@ def make_calibration(family, n=3):
     return batches
 
 
-@pytest.mark.parametrize(("family", "method"), list_cases())
+@pytest.mark.parametrize(("family", "method"), spread_cases())
 def test_every_method_compresses_every_kind_of_model(family, method):
     model, batches = make_model(family), make_calibration(family)
     removes = find_method(method).REMOVES

@@ -155,6 +155,7 @@ def test_vit_from_old_names_and_streamed_pictures_of_every_kind(tiny_copy):
     assert not (root / "data").exists() and (results.n_examples == 8).all()
 
 
+@pytest.mark.slow
 def test_gpt2_from_names_without_a_prefix_and_lines_with_their_breaks(tiny_copy):
     root, served = tiny_copy("gpt2-large")
     old = load_file(served / "model.safetensors")
