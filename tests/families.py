@@ -113,9 +113,9 @@ def list_cases(methods=None):
     return [(family, m) for family, m in pairs if not (family == "gpt2" and m in FUSED)]
 
 
-def spread_cases(methods=None, families=None):
+def spread_cases(families=MAKERS):
     """Cases, of which those that repeat what another family shows are for `make test-slow`."""
-    cases = [case for case in list_cases(methods) if case[0] in (families or MAKERS)]
+    cases = [case for case in list_cases() if case[0] in families]
     return [
         pytest.param(*case, marks=() if case[0] in UNLIKE else pytest.mark.slow) for case in cases
     ]

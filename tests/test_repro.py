@@ -375,6 +375,12 @@ def test_dvc_lock_is_read_and_written_as_dvc_does(repository):
     assert added == _yaml.dumps_yaml(content)
 
 
+@pytest.mark.slow
+def test_all_of_dvc_lock_is_read_as_dvc_does(repository):
+    text = (repository / "dvc.lock").read_text()
+    assert lockfile.parse(text) == _yaml.loads_yaml(text)
+
+
 def test_models_are_recomputed_side_by_side_and_all_are_locked(tmp_path):
     root = write_tiny_profile(tmp_path / "root")
     content = yaml.safe_load((root / "params.yaml").read_text())

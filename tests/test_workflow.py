@@ -517,8 +517,8 @@ def test_other_sizes_than_those_of_an_existing_corpus_are_refused(tiny):
         ensure_corpus("data/glyphs", more, root)
 
 
-SLOW = ("glyphs", "docs", "pretraining")
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
+LARGE = ("glyphs", "docs", "pretraining")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LARGE]
 
 
 @pytest.mark.parametrize("name", ["cldr", "dialogues", *SLOW])

@@ -16,22 +16,8 @@ from study.report.standings import RATIOS, measure_contest, select_budget
 from study.report.style import BASE, MARKER, TUNED, WIDTH, find_look, finish
 
 FINE = 0.5  # percent that may be lost on a scale that is linear; beyond, every step is as long
-KEPT = (
-    130,
-    120,
-    110,
-    105,
-    102,
-    101,
-    100,
-    99,
-    98,
-    95,
-    90,
-    80,
-    50,
-    0,
-)  # where the axis has ticks, in percent
+# Where the axis has ticks, in percent.
+KEPT = (130, 120, 110, 105, 102, 101, 100, 99, 98, 95, 90, 80, 50, 0)
 FAMILIES = ("shares", "removes", "both", "stores fewer bits")  # in the order of the legend
 GRAY = "#777777"
 

@@ -16,7 +16,7 @@ from study.report.labels import find_box, write_apart
 from study.report.results import find_file, read_metric
 from study.report.style import WIDTH, find_look, finish
 
-# Of models, not of methods: Paul Tol's muted colours for those trained here, red for others'.
+# Of models, not of methods: Paul Tol's muted colours for those trained here; red, orange: others'.
 TRAINED = ("#88CCEE", "#44AA99", "#999933", "#332288", "#AA4499")
 OTHERS = ("#CC3311", "#EE7733")
 
