@@ -2,23 +2,23 @@
 
     python benchmarks/runtime.py [MODEL …] [--rounds 7]
 
-For every model of `run`: the uncompressed one, a third merged and tied (`permute-third`), the same
-weights untied, and as many neurons pruned everywhere (the plan of `obs-third`; only shapes matter
-here). Batches are random, of the shapes that the entry has. Bytes of weights, gradients and AdamW's
-state are counted from tensors after a real step. A peak is the bytes of the tensors that are held
-before a run and by how much the process then grows, each in a process of its own in which memory
-that is freed is given back at once. The budget is what the uncompressed model takes at its entry's
-batch; the largest batch in it follows from two smaller ones, and is then tried. Throughput: medians
-of interleaved rounds, in processor time, and its ratio the median of the rounds' own, as other work
-on the machine slows all alike. results/benchmarks/runtime.csv and .png get the models that were
-asked for, and keep the others. Linux.
+For every model of `run`, or one of the paper's by name (where its base is not here, with random
+weights): the uncompressed one, a third merged and tied (`permute-third`), the same weights untied,
+and as many neurons pruned everywhere (the plan of `obs-third`; only shapes matter here). Batches
+are random, of the shapes that the entry has. Bytes of weights, gradients and AdamW's state are
+counted from tensors after a real step. A peak is the bytes of the tensors that are held before a
+run and by how much the process then grows, each in a process of its own in which memory that is
+freed is given back at once. The budget is what the uncompressed model takes at its entry's batch;
+the largest batch in it follows from two smaller ones, and is then tried. Throughput: medians of
+interleaved rounds, in processor time (on a GPU, by the clock), and its ratio the median of the
+rounds' own, as other work on the machine slows all alike. results/benchmarks/runtime.csv and .png
+get the models that were asked for, and keep the others. Linux.
 """
 
 import argparse
 import copy
 import math
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +36,13 @@ from ffmerge.patches import apply_patch, apply_plan, count_parameters
 from ffmerge.saving.exporting import untie
 from study.apart import call_apart
 from study.config import find_root, load_params
+from study.hardware import find_device
 from study.machine import describe_machine
 from study.offloading import count_moved, count_resident
 from study.patches import find_patch
 from study.peaks import read_peak, reset_peak
-from study.rehearsal.models import RandomTask
+from study.rehearsal.measures import read_clock
+from study.rehearsal.models import RandomTask, make_model
 from study.rehearsal.parts import Rehearsal
 from study.report.runtime import plot_runtime
 from study.report.style import use_style
@@ -95,15 +97,32 @@ def apart(function, *args) -> dict:
 
 def make(r: Rehearsal, variant: str) -> nn.Module:
     """A variant of a model, on its own: nothing else is left in memory."""
-    base = load(r.root / f"models/{r.name}/base", attn_implementation=r.entry.attention)
+    folder = r.root / f"models/{r.name}/base"
+    if folder.exists():
+        base = load(folder, attn_implementation=r.entry.attention)
+    else:
+        base = make_model(r.config, r.entry.task)
+        base.set_attn_implementation(r.entry.attention)
+    return _vary(r, base, variant).to(find_device())
+
+
+def _vary(r: Rehearsal, base: nn.Module, variant: str) -> nn.Module:
     if variant == "uncompressed":
         return copy.deepcopy(base)
     if variant == "neurons: OBS":
         surgeon = find_method("neurons_obs_refit")
         (plan,) = surgeon.list_plans(base, r.entry.removed["third"], Evidence())
         return apply_plan(base, plan)
-    tied = apply_patch(base, find_patch(r.name, "permute-third", "permute"))
+    if (r.root / f"models/{r.name}/patches/permute").exists():
+        tied = apply_patch(base, find_patch(r.name, "permute-third", "permute"))
+    else:
+        tied = apply_plan(base, r.plan)
     return untie(tied) if variant.endswith("untied") else tied
+
+
+def put(batch: dict, model: nn.Module) -> dict:
+    """A batch where the model is."""
+    return {key: value.to(model.device) for key, value in batch.items()}
 
 
 def start(model: str) -> tuple[Rehearsal, RandomTask, int]:
@@ -124,7 +143,7 @@ def find_rise(run: Callable[[], object]) -> int:
 
 def infer(model: nn.Module, task: RandomTask, rows: int, length: int) -> None:
     """One forward pass."""
-    batch = task.make_batch(rows, length)
+    batch = put(task.make_batch(rows, length), model)
     labels = batch.pop("labels")
     if model.config.is_encoder_decoder:
         batch["decoder_input_ids"] = labels
@@ -139,7 +158,7 @@ def measure_tuning(name: str, variant: str) -> dict:
     optimizer = AdamW(model.parameters(), 1e-5)
 
     def step() -> None:
-        model(**task.make_batch(batch, length)).loss.backward()
+        model(**put(task.make_batch(batch, length), model)).loss.backward()
         optimizer.step()
 
     step()  # makes the optimizer's state
@@ -176,7 +195,7 @@ def measure_inference(name: str, variant: str, budget: int | None) -> dict:
         largest += math.floor((budget - most) / each)
         while (found := find_peak(largest)) > budget:
             largest -= math.ceil((found - budget) / each)
-    example = task.make_batch(1, length)
+    example = task.make_batch(1, length if r.entry.task == "images" else 8)  # bytes are the same
     if not model.config.is_encoder_decoder:
         del example["labels"]
     return {
@@ -188,7 +207,7 @@ def measure_inference(name: str, variant: str, budget: int | None) -> dict:
         "peak_at_largest_bytes": found,
         "moved_bytes": count_moved(model, example),
         "resident_bytes": count_resident(model),
-        "moved_by_accelerate_bytes": count_accelerate(model, example),
+        "moved_by_accelerate_bytes": count_accelerate(model.cpu(), example),
     }
 
 
@@ -222,10 +241,10 @@ def measure_throughput(name: str, largest: dict[str, int], rounds: int) -> dict[
     speeds: dict[str, list[float]] = {variant: [] for variant in largest}
     for n in range(rounds + 1):
         for variant, model in models.items():
-            begin = time.process_time()
+            begin = read_clock()
             infer(model, task, largest[variant], length)
             if n:  # the first round warms up
-                speeds[variant].append(largest[variant] * length / (time.process_time() - begin))
+                speeds[variant].append(largest[variant] * length / (read_clock() - begin))
     table = pd.DataFrame(speeds)
     ratios = table.div(table.uncompressed, axis=0).median()
     names = {"tokens_per_second": table.median(), "throughput_ratio": ratios}

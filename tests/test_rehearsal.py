@@ -62,8 +62,19 @@ def test_committed_rehearsals_count_what_params_yaml_asks_for_today(result, repo
     """Or else `make rehearsal MODEL=…` again: nothing in the tables says that they have aged."""
     r = Rehearsal(load_params(repository), repository, result.removeprefix("rehearsal-"))
     table = pd.read_csv(repository / f"results/benchmarks/{result}.csv")
-    told = list(table[["stage", "part", "unit", "times"]].itertuples(index=False, name=None))
-    assert told == [(part.stage, part.what, part.unit, part.times) for part in list_parts(r)]
+    asked = [(part.stage, part.what, part.unit, part.times) for part in list_parts(r)]
+    for _, own in table.groupby("hardware"):
+        counts = own[["stage", "part", "unit", "times"]]
+        assert list(counts.itertuples(index=False, name=None)) == asked
+
+
+def test_rows_of_other_machines_stay(tmp_path):
+    row = {"stage": "evals", "hours": 2.0, "hardware": "mine"}
+    path, other = tmp_path / "rehearsal.csv", row | {"hardware": "another"}
+    assert len(command.keep_others(pd.DataFrame([row]), path)) == 1
+    pd.DataFrame([row | {"hours": 1.0}, other]).to_csv(path, index=False)
+    kept = command.keep_others(pd.DataFrame([row]), path)
+    assert kept.to_dict("records") == [other, row]
 
 
 def test_a_test_split_is_scored_once_for_every_state(tiny_rehearsal):

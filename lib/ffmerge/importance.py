@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ffmerge.activations import Batch, run_batch
+from ffmerge.alignment import to_exact
 from ffmerge.leastsquares import RIDGE, invert_ridge, second_moments
 from ffmerge.moments import Moments
 from ffmerge.sublayers import FeedForward, find_stacks
@@ -98,29 +99,32 @@ def order_by_surgeon(
 ) -> tuple[Tensor, Tensor]:
     """The step at which each neuron of one sublayer goes, and the price: as `find_order`.
 
+    It is worked out where the weights are: on a GPU if the model is on one.
+
     Invariant: with uncorrelated neurons of equal spread the order is that of the norms of W_out.
     """
-    second = second_moments(weights, moments)
-    return find_order(second, second @ weights.W_out.cpu().double().T, ridge)
+    W = to_exact(weights.W_out)
+    second = second_moments(weights, moments).to(W.device)
+    return find_order(second, second @ W.T, ridge)
 
 
 def find_order(G: Tensor, B: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     """The step at which each row of the least squares G W = B goes, the least missed first.
 
     Args:
-        G: (n, n) second moments.
-        B: (n, d_model), with what is to be met.
+        G: (n, n) second moments, float64; on a GPU the work is done there.
+        B: (n, d_model), with what is to be met; on the device of G.
         ridge: λ, as a share of the mean diagonal.
 
     Returns:
         The step of each row, (n,), from 0 for the first; and what each adds to the squared error
         when it goes, (n,), never less than those that went before it: so the n cheapest rows of
-        several problems are those that go first in each.
+        several problems are those that go first in each. Both on the CPU.
     """
     inverse = invert_ridge(G, ridge)
     W = inverse @ B  # (n, d_model)
     step, price = torch.zeros(2, len(W), dtype=torch.float64)
-    gone, highest = torch.zeros(len(W), dtype=torch.bool), 0.0
+    gone, highest = torch.zeros(len(W), dtype=torch.bool, device=W.device), 0.0
     for n in range(len(W)):
         cost = W.square().sum(1) / inverse.diagonal()
         j = int(cost.masked_fill(gone, torch.inf).argmin())

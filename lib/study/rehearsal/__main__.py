@@ -1,7 +1,7 @@
 """Rehearse one model: `python -m study.rehearsal gpt2-large`, as `make rehearsal` does.
 
 Every part runs in a process of its own, so that its peak of memory is its own; what would not fit
-is not started. Writes results/benchmarks/rehearsal-MODEL.csv.
+is not started. Writes results/benchmarks/rehearsal-MODEL.csv, where rows of other machines stay.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import pandas as pd
 
@@ -55,7 +56,7 @@ def main() -> int:
     table = rehearse(parts, lambda part: run_apart(rehearsal, part, deadline))
     path = root / "results/benchmarks" / f"rehearsal-{args.model}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.4g")
+    keep_others(table, path).to_csv(path, index=False, float_format="%.4g")
     print(describe(table))
     print(f"written to {path.relative_to(root)}")
     return 0
@@ -93,6 +94,13 @@ def rehearse(parts: list[Part], run: Callable[[Part], dict]) -> pd.DataFrame:
         rows.append(row | {"hardware": hardware, "date": date.today().isoformat()})
         print(f"{part.stage}: {part.what}: {found.get('skipped') or found['sample']}", flush=True)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def keep_others(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows of a file that other machines gave, then those of a table."""
+    before = pd.read_csv(path) if path.exists() else table.head(0)
+    others = before[~before.hardware.isin(table.hardware)]
+    return pd.concat([others, table]) if len(others) else table
 
 
 def run_apart(r: Rehearsal, part: Part, deadline: float) -> dict:

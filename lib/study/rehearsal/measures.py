@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from ffmerge.alignment import correlate, solve_assignment
+from ffmerge.alignment import correlate, find_exact_device, solve_assignment
 from ffmerge.checkpoints import load, save, size_on_disk
 from ffmerge.importance import find_order
 from ffmerge.memory import estimate_features
@@ -78,7 +78,7 @@ def _outputs(r: Rehearsal) -> dict:
 
 def _cka(r: Rehearsal) -> dict:
     tokens, d_model = r.entry.features.tokens, r.widths[0]
-    x, y = torch.randn(2, tokens, d_model)
+    x, y = torch.randn(2, tokens, d_model)  # on the CPU, as they are read from disk
     seconds = _time(lambda: cka(x, y)) / 3  # with the norms of both
     return {"seconds": seconds, "sample": f"{tokens} tokens, d_model {d_model}"}
 
@@ -87,7 +87,8 @@ def _pair(r: Rehearsal) -> dict:
     tokens, (d_model, d_ff) = r.entry.features.tokens, r.widths
     some, kept = min(tokens, CORRELATED), []
     x, y = make_features(some, d_model, d_ff)
-    correlated = _time(lambda: kept.append(correlate(x, y))) * tokens / some
+    place = find_device()
+    correlated = _time(lambda: kept.append(correlate(x, y, device=place))) * tokens / some
     assigned = _time(lambda: solve_assignment(*kept))
     sample = f"{some} of {tokens} tokens, d_ff {d_ff}: {correlated:.1f} s + {assigned:.1f} s"
     return {"seconds": correlated + assigned, "sample": sample, "disk": 4 * d_ff}
@@ -134,9 +135,9 @@ def _moments(r: Rehearsal) -> dict:
 
 def _order(r: Rehearsal) -> dict:
     d_model, d_ff = r.widths
-    n = min(ORDERED, d_ff)
-    x = torch.randn(2 * n, n, dtype=torch.float64)
-    B = torch.randn(n, d_model, dtype=torch.float64)
+    n, place = min(ORDERED, d_ff), find_exact_device(torch.device(find_device()))
+    x = torch.randn(2 * n, n, dtype=torch.float64).to(place)
+    B = torch.randn(n, d_model, dtype=torch.float64).to(place)
     seconds = _time(lambda: find_order(x.T @ x, B)) * (d_ff / n) ** 3
     return {"seconds": seconds, "sample": f"{n} of {d_ff} neurons, times ({d_ff} / {n})³"}
 
@@ -195,7 +196,7 @@ def _mark_steps(model: nn.Module) -> list[float]:
 
     def mark(module: nn.Module, args: tuple) -> None:
         if module.training:
-            marks.append(_now())
+            marks.append(read_clock())
 
     model.register_forward_pre_hook(mark)
     return marks
@@ -212,12 +213,12 @@ def _make_task(r: Rehearsal, use: Use) -> RandomTask:
 
 
 def _time(do: Callable[[], object]) -> float:
-    start = _now()
+    start = read_clock()
     do()
-    return _now() - start
+    return read_clock() - start
 
 
-def _now() -> float:
+def read_clock() -> float:
     """Seconds; of one thread on a CPU those of the processor, which others do not lengthen."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

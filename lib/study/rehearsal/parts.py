@@ -35,7 +35,8 @@ TEST = {"ILSVRC/imagenet-1k": 50_000, "knkarthick/samsum": 819}  # published siz
 TEST_TOKENS = {"Salesforce/wikitext": 287_644}  # of GPT-2's tokenizer
 CORRELATED = 4096  # tokens of a pair that is correlated; time grows with their number
 SLENDER = 4  # neurons of the narrow model, a sublayer: with 1, biases would leave none
-ORDERED = 1024  # neurons of the one sublayer that is ordered; time grows with their cube
+# Neurons of the one sublayer that is ordered, all on a GPU; time grows with their cube.
+ORDERED = 2**14 if torch.cuda.is_available() else 1024
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""What a longer recovery gives back to a real model, and what the text it saw has to do with it.
+
+    python benchmarks/recovery.py [--model smollm2] [--minutes 30] [--workers 8]
+
+For a GPU. Variants of the model are made anew: merged, layers dropped, neurons pruned by moments
+of its own text alone or of that and its reading's in turn; then tuned by params.yaml's short recipe
+with three seeds, and by a long one that sees all training text once. Every row of
+results/benchmarks/recovery.csv is one state, scored as notebook 6 does. Rows are kept as they come;
+those that are there already are not run again.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from datetime import date
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+from datasets import concatenate_datasets
+from transformers import set_seed
+
+from ffmerge.checkpoints import load
+from ffmerge.methods import Evidence, find_method
+from ffmerge.pairs import load_pairs
+from ffmerge.patches import Patch, Plan, apply_patch, load_patch, save_patch
+from study.config import find_root, load_params
+from study.finetuning import finetune
+from study.hardware import find_device
+from study.machine import describe_machine
+from study.tasks import load_task, make_batches, score_readings, score_test
+
+OWN, MIXED = "own", "own and reading"
+LONG = {"steps": 640, "batch_size": 16, "warmup_steps": 32, "evaluate_every": 160}
+METHODS = {  # method and ratio of what is made; pruned ones from either text
+    "base": [("base", "")],
+    "shares": [("vanilla", "third"), ("permute", "third"), ("permute", "half")],
+    "drops": [("drop", "sixth"), ("drop", "third")],
+    "prunes": [("neurons_obs_refit", "third"), ("neurons_obs_refit", "half")],
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One state of the model.
+
+    Attributes:
+        method, ratio: how it is compressed.
+        calibrated: the text whose moments decide what is pruned; "" where none do.
+        tuned: the text that it is tuned on; "" where it is not.
+        steps, batch_size, precision, seed: of the tuning.
+    """
+
+    method: str
+    ratio: str
+    calibrated: str = ""
+    tuned: str = ""
+    steps: int = 0
+    batch_size: int = 0
+    precision: str = ""
+    seed: int = -1
+
+
+def list_runs(short, long) -> list[Run]:
+    """All states, what matters most first."""
+    shown = [(m, r, "") for kind in ("base", "shares", "drops") for m, r in METHODS[kind]]
+    own = [*shown, *((m, r, OWN) for m, r in METHODS["prunes"])]
+    mixed = [*shown, *((m, r, MIXED) for m, r in METHODS["prunes"])]
+    untuned = [Run(*each) for each in dict.fromkeys([*own, *mixed])]
+
+    def tune(states, text, recipe, seeds) -> list[Run]:
+        told = recipe.steps, recipe.batch_size, recipe.precision
+        return [Run(*each, text, *told, seed) for seed in seeds for each in states]
+
+    thirds = [state for state in own if state[1] == "third" and state[0] != "vanilla"]
+    return [
+        *untuned,
+        *tune(own, OWN, short, range(3)),
+        *tune(own, OWN, long, [0]),
+        *tune(mixed, MIXED, long, [0]),
+        *tune(thirds, OWN, long, [1, 2]),
+    ]
+
+
+def make_recipes(params, name):
+    """The short recipe of params.yaml, and the long one."""
+    short = params.training(name, "base-tuned")
+    return short, short.model_copy(update=LONG | {"precision": "auto"})
+
+
+class Mixture:
+    """A task and its reading, one text after the other, in training and in validation."""
+
+    def __init__(self, tasks) -> None:
+        self.tasks, self.metric = tasks, tasks[0].metric
+        self.collate, self.evaluate = tasks[0].collate, tasks[0].evaluate
+
+    def dataset(self, split, limit=None, seed=0):
+        """The examples of all, to be shuffled."""
+        return concatenate_datasets([task.dataset(split, limit, seed) for task in self.tasks])
+
+
+def alternate(tasks, batch_size: int) -> Iterator:
+    """Training batches of each in turn."""
+    batches = zip(*(make_batches(task, "train", batch_size) for task in tasks), strict=False)
+    return chain.from_iterable(batches)
+
+
+def make_patches(name: str, runs: list[Run], folder: Path) -> None:
+    """Compress the base in every way, on the GPU, and keep the patches."""
+    root, params = find_root(), load_params()
+    entry = params.model(name)
+    tasks = load_task(name, params, root), load_task(name, params, root, reading="addresses")
+    base = load(root / f"models/{name}/base", attn_implementation=entry.attention)
+    base = base.to(find_device())
+    pairs = load_pairs(root / f"models/{name}/permutations.safetensors")
+    evidence = {
+        text: Evidence(pairs, lambda used=used: alternate(used, entry.batch_size))
+        for text, used in (("", tasks[:1]), (OWN, tasks[:1]), (MIXED, tasks))
+    }
+    for run in runs:
+        if run.method == "base" or find_patch(folder, run).exists():
+            continue
+        chosen = json.loads((root / f"results/models/{name}/chosen/{run.method}.json").read_text())
+        plan = Plan.from_json(chosen[run.ratio][0])
+        patch = find_method(run.method).make(base, plan, evidence[run.calibrated])
+        save_patch(patch, find_patch(folder, run))
+
+
+def find_patch(folder: Path, run: Run) -> Path:
+    """Where the patch of a state lies."""
+    return folder / f"{run.method}-{run.ratio}-{run.calibrated.replace(' ', '-')}.safetensors"
+
+
+def score(name: str, run: Run, folder: Path) -> dict:
+    """Make one state, tune it, score it."""
+    start, root, params = time.perf_counter(), find_root(), load_params()
+    torch.set_num_threads(1)
+    entry = params.model(name)
+    task = load_task(name, params, root)
+    base = load(root / f"models/{name}/base", attn_implementation=entry.attention)
+    patch = Patch(Plan(), {}) if run.method == "base" else load_patch(find_patch(folder, run))
+    model = apply_patch(base, patch).to(find_device())
+    row = asdict(run)
+    if run.tuned:
+        training = make_recipes(params, name)[run.batch_size == LONG["batch_size"]]
+        training = training.model_copy(update={"steps": run.steps})
+        used, taught = [task], task
+        if run.tuned == MIXED:
+            used.append(load_task(name, params, root, reading="addresses"))
+            taught = Mixture(used)
+        n = entry.validation_examples
+        validation = [b for t in used for b in make_batches(t, "validation", entry.batch_size, n)]
+        set_seed(run.seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            begun = time.perf_counter()
+            curve = finetune(model, taught, training, validation, run.seed, Path(scratch))
+            row["seconds to tune"] = time.perf_counter() - begun
+        row["precision"] = curve.trained_in.iloc[0]
+        row["best validation"] = curve[taught.metric.name].min()
+    for found in [
+        score_test(task, entry.recovery, model),
+        *score_readings(name, params, root, model),
+    ]:
+        metric, value = next(iter(found.values.items()))
+        row[metric.name] = value
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return row | {"seconds": time.perf_counter() - start, "peak_gb": peak / 1e9}
+
+
+def main() -> None:
+    """Run what is not there yet, write after each."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--minutes", type=float, default=30, help="begin nothing after that")
+    parser.add_argument("--workers", type=int, default=8, help="states at a time on the GPU")
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/recovery.csv"))
+    options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
+    name, params = options.model, load_params()
+    runs = list_runs(*make_recipes(params, name))
+    rows = (
+        pd.read_csv(options.output).fillna("").to_dict("records") if options.output.exists() else []
+    )
+    keys = list(asdict(runs[0]))
+    keys.remove("precision")
+    done = {tuple(row[key] for key in keys) for row in rows}
+    runs = [run for run in runs if tuple(asdict(run)[key] for key in keys) not in done]
+    told = {"hardware": describe_machine(), "date": date.today().isoformat()}
+    with tempfile.TemporaryDirectory() as folder:
+        make_patches(name, runs, Path(folder))
+        print(f"patches made, {deadline - time.monotonic():.0f} s left", flush=True)
+        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+            waiting = {pool.submit(score, name, run, Path(folder)): run for run in runs}
+            for future in as_completed(waiting):
+                if future.cancelled():
+                    continue
+                if error := future.exception():
+                    print(f"{waiting[future]}: {error!r}", flush=True)
+                    continue
+                rows.append(future.result() | told)
+                pd.DataFrame(rows).to_csv(options.output, index=False, float_format="%.5g")
+                print(rows[-1], flush=True)
+                if time.monotonic() > deadline:
+                    pool.shutdown(wait=False, cancel_futures=True)
+    print(pd.DataFrame(rows).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
