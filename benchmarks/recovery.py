@@ -170,7 +170,7 @@ def score(name: str, run: Run, folder: Path) -> dict:
     ]:
         metric, value = next(iter(found.values.items()))
         row[metric.name] = value
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    peak = torch.cuda.max_memory_allocated() if find_device() == "cuda" else 0
     return row | {"seconds": time.perf_counter() - start, "peak_gb": peak / 1e9}
 
 

@@ -68,7 +68,7 @@ def measure(name: str, stage: str, tokens: int, path: Path) -> dict:
     start = time.perf_counter()
     what = STAGES[stage](r, tokens, path)
     (line,) = (row for row in STATUS.read_text().splitlines() if row.startswith("VmHWM:"))
-    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    on_gpu = torch.cuda.max_memory_allocated() if find_device() == "cuda" else 0
     return {
         "model": name,
         "stage": stage,

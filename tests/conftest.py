@@ -29,6 +29,12 @@ BEYOND = ["refit-third", "obs-third", "obs-budget-third", "wanda"]  # one of eac
 LONGEST = ("test_pipeline.py", "test_text_pipeline.py")
 
 
+def pytest_configure(config):
+    """On a machine with a GPU, too, all tests but those of `-m gpu` run on the CPU."""
+    if "not gpu" in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items):
     """The longest files first, so that no process is left with one at the end (`make test`)."""
     items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -1,11 +1,14 @@
 """On a GPU it is as on a CPU; left out of `make test`, run where there is one: pytest -m gpu."""
 
 import copy
+from math import inf
 
+import pandas as pd
 import pytest
 import torch
 from families import MAKERS, list_cases, logits, make_batch, make_evidence, make_model
 from test_finetuning import setting  # noqa: F401 (a fixture)
+from test_pipeline import run_all
 from test_quantization import ADAPTERS, olmo  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +23,8 @@ from ffmerge.sublayers import find_stacks
 from study.finetuning import finetune
 from study.hardware import describe_hardware, find_device
 from study.quantization import add_adapters, count_bytes, load_int8, load_nf4
+from study.rehearsal.__main__ import rehearse, run_apart
+from study.rehearsal.parts import Rehearsal, list_parts
 from study.tasks import make_batches
 
 pytestmark = pytest.mark.gpu
@@ -192,6 +197,23 @@ def test_a_compiled_merge_computes_the_same():
     batch = to_gpu(make_batch("llama"))
     expected = logits(small.cuda(), batch)
     torch.testing.assert_close(logits(torch.compile(small), batch), expected, **CLOSE)
+
+
+def test_a_rehearsal_measures_there_in_processes_of_its_own(tiny):
+    root, params = tiny
+    rehearsal = Rehearsal(params, root, "vit-glyphs")
+    table = rehearse(list_parts(rehearsal), lambda part: run_apart(rehearsal, part, inf))
+    assert table.skipped.isna().all() and (table.seconds_each > 0).all()
+    assert table.hardware.str.contains(torch.cuda.get_device_name(), regex=False).all()
+    assert table[table.part.str.startswith("a step of")].peak_gb.between(1e-4, 1).all()
+
+
+def test_the_whole_pipeline_runs_there(tmp_path):
+    root = run_all(tmp_path / "tiny")
+    results = pd.read_csv(root / "results" / "results.csv")
+    tuned = results[results.phase == "tuned"]
+    assert set(tuned.hardware) == {torch.cuda.get_device_name()} and results.value.notna().all()
+    assert {"base", "merged", "tuned"} <= set(results.phase)
 
 
 def test_a_task_scores_alike(setting):  # noqa: F811

@@ -232,9 +232,9 @@ def test_refitting_identical_sublayers_returns_the_model(family):
             ff.write(stack.sublayers[0].read())
     plan = Plan(dict.fromkeys(find_stacks(model), (Group((0, 1, 3), 1),)))
     calibration = make_evidence(family).calibration
-    patch = refit_groups(model, plan, {}, calibration, ridge=1e-9)
+    patch = refit_groups(model, plan, {}, calibration, ridge=1e-7)
     read = read_inputs(model, calibration())  # of all sublayers, for every candidate
-    again = refit_groups(model, plan, {}, calibration, ridge=1e-9, read=read)
+    again = refit_groups(model, plan, {}, calibration, ridge=1e-7, read=read)
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in patch.tensors.items())
     small, batch = apply_patch(model, patch), make_batch(family, seed=9)
     with torch.no_grad():
@@ -354,7 +354,7 @@ def test_a_pool_of_identical_sublayers_merges_and_loses_nothing():
     weights, hidden = make_weights(True), make_hidden()
     moments = take(torch.cat([hidden, hidden], 1))  # the merged neurons are those of both
     G, B = join_pair((weights,) * 3, (moments,) * 2)
-    pool = Pool((0, 1), (weights,) * 3, (moments,) * 2, find_order(G, B, ridge=1e-9)[0])
+    pool = Pool((0, 1), (weights,) * 3, (moments,) * 2, find_order(G, B, ridge=1e-7)[0])
     assert [len(part) for part in pool.keep(D_FF)] == [0, 0, D_FF]
     for fitted in fit_pair(pool, D_FF, ridge=1e-12):
         torch.testing.assert_close(fitted.W_out, weights.W_out, atol=1e-6, rtol=1e-6)

@@ -5,9 +5,11 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+from study.hardware import find_device
+
 
 def call_apart(function: Callable, *args: Any, seconds: float, preload: str) -> Any:
-    """Call a function in a fresh process, which does not import everything anew.
+    """Call a function in a fresh process, which without a GPU does not import everything anew.
 
     Args:
         function: of a module; what it is given and returns can be pickled.
@@ -22,7 +24,8 @@ def call_apart(function: Callable, *args: Any, seconds: float, preload: str) -> 
         TimeoutError: it takes longer, and was ended.
         ChildProcessError: it raised something, or was killed.
     """
-    context = get_context("forkserver")
+    # What has looked for a GPU, as importing bitsandbytes does, cannot fork processes that use it.
+    context = get_context("spawn" if find_device() == "cuda" else "forkserver")
     context.set_forkserver_preload([preload])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(sender, function, args))

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import torch
 
+from study.hardware import find_device
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MEMINFO = Path("/proc/meminfo")
 
 
 def find_room() -> int:
-    """Bytes that could be had now: of the GPU where there is one, else of main memory."""
-    if torch.cuda.is_available():
+    """Bytes that could be had now: of the GPU where models run on one, else of main memory."""
+    if find_device() == "cuda":
         return torch.cuda.mem_get_info()[0]
     if MEMINFO.exists():
         return _read(MEMINFO, "MemAvailable")
@@ -24,7 +26,7 @@ def read_peak() -> int:
     On a GPU those of its tensors. `ru_maxrss` is taken only where the system tells nothing better:
     a child's begins at what its parent held.
     """
-    if torch.cuda.is_available():
+    if find_device() == "cuda":
         return torch.cuda.max_memory_allocated()
     if STATUS.exists():
         return _read(STATUS, "VmHWM")
@@ -40,7 +42,7 @@ def reset_peak() -> int:
     Raises:
         OSError: the system cannot (all but Linux, without a GPU).
     """
-    if torch.cuda.is_available():
+    if find_device() == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
     CLEAR.write_text("5")

@@ -26,7 +26,7 @@ from study.peaks import read_peak
 from study.places import make_scratch
 from study.quantization import add_adapters
 from study.rehearsal.models import BEAMS, RandomTask, make_model
-from study.rehearsal.parts import CORRELATED, ORDERED, Rehearsal
+from study.rehearsal.parts import CORRELATED, Rehearsal
 from study.sections import Training, Use
 
 STEPS = 6  # small and large batches in turn; the first step makes room and does not count
@@ -135,7 +135,7 @@ def _moments(r: Rehearsal) -> dict:
 
 def _order(r: Rehearsal) -> dict:
     d_model, d_ff = r.widths
-    n, place = min(ORDERED, d_ff), find_exact_device(torch.device(find_device()))
+    n, place = r.ordered, find_exact_device(torch.device(find_device()))
     x = torch.randn(2 * n, n, dtype=torch.float64).to(place)
     B = torch.randn(n, d_model, dtype=torch.float64).to(place)
     seconds = _time(lambda: find_order(x.T @ x, B)) * (d_ff / n) ** 3
@@ -166,7 +166,7 @@ def _train(r: Rehearsal, model: nn.Module, use: Use, training: Training) -> dict
     large, small = (rows, length), (max(1, rows // 4), length)
     if rows == 1 and use.task != "images":
         small = (1, max(8, length // 4))
-    if training.precision != "float32" and not torch.cuda.is_available():
+    if training.precision != "float32" and find_device() != "cuda":
         training = training.model_copy(update={"precision": "auto"})
     short = {"steps": STEPS, "evaluate_every": STEPS, "batch_size": 1, "distillation": 0.0}
     short |= {"warmup_steps": 0, "decay_steps": None}
@@ -220,7 +220,7 @@ def _time(do: Callable[[], object]) -> float:
 
 def read_clock() -> float:
     """Seconds; of one thread on a CPU those of the processor, which others do not lengthen."""
-    if torch.cuda.is_available():
+    if find_device() == "cuda":
         torch.cuda.synchronize()
     elif torch.get_num_threads() == 1:
         return time.process_time()

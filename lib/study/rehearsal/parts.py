@@ -27,16 +27,16 @@ from ffmerge.projections import find_shape
 from ffmerge.sublayers import find_stacks
 from study.architectures import list_uses
 from study.config import Params
+from study.hardware import find_device
 from study.rehearsal.models import SEES, RandomTask, find_config, find_length, make_model, narrow
 from study.sections import UNTUNED, Use
 
-FLOPS = 1e15 if torch.cuda.is_available() else 2e11  # of one sample: seconds
+FLOPS = {"cuda": 1e15}  # of one sample: seconds; 2e11 elsewhere
 TEST = {"ILSVRC/imagenet-1k": 50_000, "knkarthick/samsum": 819}  # published sizes, in examples
 TEST_TOKENS = {"Salesforce/wikitext": 287_644}  # of GPT-2's tokenizer
 CORRELATED = 4096  # tokens of a pair that is correlated; time grows with their number
 SLENDER = 4  # neurons of the narrow model, a sublayer: with 1, biases would leave none
-# Neurons of the one sublayer that is ordered, all on a GPU; time grows with their cube.
-ORDERED = 2**14 if torch.cuda.is_available() else 1024
+ORDERED = 1024  # neurons of the one sublayer that is ordered; time grows with their cube
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,16 @@ class Rehearsal:
             rows, length: of the real one.
             passes: a training step counts as three.
         """
-        tokens = int(FLOPS / passes / 2 / count_parameters(self.outline))
+        flops = FLOPS.get(find_device(), 2e11)
+        tokens = int(flops / passes / 2 / count_parameters(self.outline))
         if self.entry.task not in SEES:
             length = min(length, max(8, tokens))
         return min(rows, max(1, tokens // length)), length
+
+    @property
+    def ordered(self) -> int:
+        """Neurons of the sublayer that is ordered: on a GPU all, as there it takes seconds."""
+        return self.widths[1] if find_device() == "cuda" else min(ORDERED, self.widths[1])
 
     def count_pairs(self) -> int:
         """Assignment problems, as notebook 3 lists them."""
@@ -294,7 +300,7 @@ def list_parts(r: Rehearsal) -> list[Part]:
              calibrated * find_tokens(model), run + min(estimate_moments(model), BUDGET)),
         Part("order", "merges", "an FF sublayer's neurons are ordered (OBS)", "sublayer",
              len(sublayers) * sum("_obs" in about.name for about in methods),
-             PYTHON + 6 * 8 * ORDERED**2),
+             PYTHON + 6 * 8 * r.ordered**2),
     ]  # fmt: skip
     if entry.base.is_trained_here:
         n = entry.base.training.steps

@@ -34,8 +34,11 @@ def plot_contest(results: pd.DataFrame, params: Params, model: str) -> Figure | 
         results: results.csv.
         params: which variants there are.
         model: its name.
+
+    Returns:
+        None where nothing is compared, or the uncompressed model scores 0: of that nothing is kept.
     """
-    table = measure_contest(results, params, model)
+    table = measure_contest(results, params, model).replace(math.inf, math.nan)
     table = table[table[["untuned", "tuned"]].notna().any(axis=1)]
     whole, table = (table[(table.family == "uncompressed") == is_it] for is_it in (True, False))
     if table.empty:
