@@ -1,12 +1,13 @@
-"""What a longer recovery gives back to a real model, and what the text it saw has to do with it.
+"""What a recovery gives back to a real model, and what the text it saw has to do with it.
 
-    python benchmarks/recovery.py [--model smollm2] [--minutes 30] [--workers 8]
+    python benchmarks/recovery.py [--long] [--minutes 30] [--workers 2]
 
-For a GPU. Variants of the model are made anew: merged, layers dropped, neurons pruned by moments
-of its own text alone or of that and its reading's in turn; then tuned by params.yaml's short recipe
-with three seeds, and by a long one that sees all training text once. Every row of
-results/benchmarks/recovery.csv is one state, scored as notebook 6 does. Rows are kept as they come;
-those that are there already are not run again.
+Variants of SmolLM2 (or another model of params.yaml with readings) are made anew: merged, layers
+dropped, neurons pruned by moments of its own text alone, or of that and a reading's in turn. Then
+they are tuned by params.yaml's recipe, on its own text with three seeds, and on both with one;
+with --long also for 640 steps of 16 blocks, 2.6 million tokens (a GPU; about 15 GB a worker). Every
+row of results/benchmarks/recovery.csv is one state, scored as notebook 6 does. Rows are kept as
+they come; those that are there already are not run again.
 """
 
 import argparse
@@ -34,14 +35,16 @@ from study.config import find_root, load_params
 from study.finetuning import finetune
 from study.hardware import find_device
 from study.machine import describe_machine
+from study.sections import Training
 from study.tasks import load_task, make_batches, score_readings, score_test
 
 OWN, MIXED = "own", "own and reading"
+READING = "addresses"
 LONG = {"steps": 640, "batch_size": 16, "warmup_steps": 32, "evaluate_every": 160}
 METHODS = {  # method and ratio of what is made; pruned ones from either text
     "base": [("base", "")],
-    "shares": [("vanilla", "third"), ("permute", "third"), ("permute", "half")],
-    "drops": [("drop", "sixth"), ("drop", "third")],
+    "shares": [("permute", "third"), ("permute", "half"), ("vanilla", "third")],
+    "drops": [("drop", "third"), ("drop", "sixth")],
     "prunes": [("neurons_obs_refit", "third"), ("neurons_obs_refit", "half")],
 }
 
@@ -67,25 +70,21 @@ class Run:
     seed: int = -1
 
 
-def list_runs(short, long) -> list[Run]:
+def list_runs(short: Training, long: Training | None) -> list[Run]:
     """All states, what matters most first."""
-    shown = [(m, r, "") for kind in ("base", "shares", "drops") for m, r in METHODS[kind]]
-    own = [*shown, *((m, r, OWN) for m, r in METHODS["prunes"])]
-    mixed = [*shown, *((m, r, MIXED) for m, r in METHODS["prunes"])]
-    untuned = [Run(*each) for each in dict.fromkeys([*own, *mixed])]
+    shown = [(m, r, "") for kind in ("drops", "shares", "base") for m, r in METHODS[kind]]
+    own, mixed = ([(m, r, text) for m, r in METHODS["prunes"]] for text in (OWN, MIXED))
 
-    def tune(states, text, recipe, seeds) -> list[Run]:
+    def tune(states, text: str, recipe: Training, seeds) -> list[Run]:
         told = recipe.steps, recipe.batch_size, recipe.precision
         return [Run(*each, text, *told, seed) for seed in seeds for each in states]
 
-    thirds = [state for state in own if state[1] == "third" and state[0] != "vanilla"]
-    return [
-        *untuned,
-        *tune(own, OWN, short, range(3)),
-        *tune(own, OWN, long, [0]),
-        *tune(mixed, MIXED, long, [0]),
-        *tune(thirds, OWN, long, [1, 2]),
-    ]
+    runs = [Run(*each) for each in [*own, *mixed, *shown]]
+    runs += tune([*own, *shown], OWN, short, range(3))
+    runs += tune([*mixed, *shown], MIXED, short, [0])
+    if long:
+        runs += tune([*own, *shown], OWN, long, [0]) + tune([*mixed, *shown], MIXED, long, [0])
+    return runs
 
 
 def make_recipes(params, name):
@@ -116,13 +115,13 @@ def make_patches(name: str, runs: list[Run], folder: Path) -> None:
     """Compress the base in every way, on the GPU, and keep the patches."""
     root, params = find_root(), load_params()
     entry = params.model(name)
-    tasks = load_task(name, params, root), load_task(name, params, root, reading="addresses")
+    tasks = load_task(name, params, root), load_task(name, params, root, reading=READING)
     base = load(root / f"models/{name}/base", attn_implementation=entry.attention)
     base = base.to(find_device())
     pairs = load_pairs(root / f"models/{name}/permutations.safetensors")
     evidence = {
         text: Evidence(pairs, lambda used=used: alternate(used, entry.batch_size))
-        for text, used in (("", tasks[:1]), (OWN, tasks[:1]), (MIXED, tasks))
+        for text, used in (("", ()), (OWN, tasks[:1]), (MIXED, tasks))
     }
     for run in runs:
         if run.method == "base" or find_patch(folder, run).exists():
@@ -153,7 +152,7 @@ def score(name: str, run: Run, folder: Path) -> dict:
         training = training.model_copy(update={"steps": run.steps})
         used, taught = [task], task
         if run.tuned == MIXED:
-            used.append(load_task(name, params, root, reading="addresses"))
+            used.append(load_task(name, params, root, reading=READING))
             taught = Mixture(used)
         n = entry.validation_examples
         validation = [b for t in used for b in make_batches(t, "validation", entry.batch_size, n)]
@@ -178,13 +177,15 @@ def main() -> None:
     """Run what is not there yet, write after each."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--long", action="store_true", help="the long recovery, too")
     parser.add_argument("--minutes", type=float, default=30, help="begin nothing after that")
-    parser.add_argument("--workers", type=int, default=8, help="states at a time on the GPU")
+    parser.add_argument("--workers", type=int, default=2, help="states at a time")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/recovery.csv"))
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
     name, params = options.model, load_params()
-    runs = list_runs(*make_recipes(params, name))
+    short, long = make_recipes(params, name)
+    runs = list_runs(short, long if options.long else None)
     rows = (
         pd.read_csv(options.output).fillna("").to_dict("records") if options.output.exists() else []
     )

@@ -1,7 +1,7 @@
 """On a GPU it is as on a CPU; left out of `make test`, run where there is one: pytest -m gpu."""
 
 import copy
-from math import inf
+import time
 
 import pandas as pd
 import pytest
@@ -201,8 +201,8 @@ def test_a_compiled_merge_computes_the_same():
 
 def test_a_rehearsal_measures_there_in_processes_of_its_own(tiny):
     root, params = tiny
-    rehearsal = Rehearsal(params, root, "vit-glyphs")
-    table = rehearse(list_parts(rehearsal), lambda part: run_apart(rehearsal, part, inf))
+    rehearsal, deadline = Rehearsal(params, root, "vit-glyphs"), time.monotonic() + 600
+    table = rehearse(list_parts(rehearsal), lambda part: run_apart(rehearsal, part, deadline))
     assert table.skipped.isna().all() and (table.seconds_each > 0).all()
     assert table.hardware.str.contains(torch.cuda.get_device_name(), regex=False).all()
     assert table[table.part.str.startswith("a step of")].peak_gb.between(1e-4, 1).all()

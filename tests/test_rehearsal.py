@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
+import study.rehearsal.parts
 from ffmerge.aligning import count_workers
 from ffmerge.moments import count_room
 from ffmerge.patches import count_parameters
@@ -52,6 +53,16 @@ def test_counts_are_those_of_the_stages(tiny_rehearsal, repository):
         windows = sum(depth - n for n in r.entry.removed.values())
         assert r.candidates["permute"] == r.candidates["vanilla"] == windows
         assert r.candidates["drop"] == sum(depth - n + 1 for n in r.entry.dropped.values())
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=pytest.mark.slow)])
+def test_every_entry_has_parts_and_all_but_the_largest_fit_a_gpu(place, repository, monkeypatch):
+    monkeypatch.setattr(study.rehearsal.parts, "find_device", lambda: place)
+    params = load_params(repository)
+    for name in params.models:
+        needs = {part.key: part.needs for part in list_parts(Rehearsal(params, repository, name))}
+        assert {"score ", "pair", "merge"} <= set(needs), name
+        assert max(needs.values()) < (100e9 if name == "olmo-7b" else 40e9), name
 
 
 RESULTS = sorted(path.stem for path in (REPOSITORY / "results/benchmarks").glob("rehearsal-*.csv"))

@@ -96,7 +96,7 @@ LONGEST = {"translation": 128, "summarisation": 512}  # tokens of an example; re
 SEES = ("images", "neighbours")  # tasks on pictures
 WRITES = tuple(LONGEST)  # tasks that are scored by what the model writes, token by token
 SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-NARROW = {"vocab_size": 64, "head_dim": 8, "num_key_value_heads": 2}
+NARROW = {"vocab_size": 64, "decoder_vocab_size": 64, "head_dim": 8, "num_key_value_heads": 2}
 
 
 def find_config(entry: Model, root: Path, name: str) -> PreTrainedConfig:

@@ -251,13 +251,13 @@ def list_parts(r: Rehearsal) -> list[Part]:
     first, gone = next(iter(entry.removed.items()))
     small = weights - 4 * gone * sublayers[0].n_parameters
     rows, length = r.sample(entry.batch_size, r.length(entry))
-    run = PYTHON + weights + _count_activations(r, rows * length, 2)
+    run = PYTHON + weights + _count_activations(r, rows, length, 2)
     use, training = entry.recovery, entry.finetune or UNTUNED
     batch, cut = r.sample(training.batch_size, r.length(use), 3)
     held = (
         4 if training.adapters is None else 1
     )  # weights, gradients, two moments of Adam; the best again
-    tuning = PYTHON + _count_activations(r, batch * cut, len(sublayers))
+    tuning = PYTHON + _count_activations(r, batch, cut, len(sublayers))
     tokens, pairs = entry.features.tokens, r.count_pairs()
     methods = [describe_method(name) for name in r.params.methods_of(r.name)]
     calibrated = sum("calibration" in about.needs for about in methods)
@@ -312,15 +312,16 @@ def list_parts(r: Rehearsal) -> list[Part]:
     return [part for part in parts if part.times] + stops
 
 
-def _count_activations(r: Rehearsal, tokens: int, layers: int) -> int:
+def _count_activations(r: Rehearsal, rows: int, length: int, layers: int) -> int:
     """Bytes of activations and of what comes out, generously.
 
     Args:
         r: the rehearsal.
-        tokens: of the batch.
+        rows, length: of the batch, in examples and tokens.
         layers: whose activations are held at a time.
     """
     d_model, d_ff = r.widths
     words = getattr(r.config, "vocab_size", None) or 0
     heads = getattr(r.config, "num_attention_heads", 1)
-    return 4 * tokens * (layers * (4 * d_ff + 16 * d_model + heads * tokens) + 4 * words)
+    each = layers * (4 * d_ff + 16 * d_model + heads * length) + 4 * words
+    return 4 * rows * length * each
