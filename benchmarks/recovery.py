@@ -7,7 +7,7 @@ dropped, neurons pruned by moments of its own text alone, or of that and a readi
 they are tuned by params.yaml's recipe, on its own text with three seeds, and on both with one;
 with --long also for 640 steps of 16 blocks, 2.6 million tokens (a GPU; about 15 GB a worker). Every
 row of results/benchmarks/recovery.csv is one state, scored as notebook 6 does. Rows are kept as
-they come; those that are there already are not run again.
+they come; those that are there already are not run again. recovery.png draws the short ones.
 """
 
 import argparse
@@ -35,6 +35,8 @@ from study.config import find_root, load_params
 from study.finetuning import finetune
 from study.hardware import find_device
 from study.machine import describe_machine
+from study.report.recovery import plot_recovery
+from study.report.style import use_style
 from study.sections import Training
 from study.tasks import load_task, make_batches, score_readings, score_test
 
@@ -211,6 +213,14 @@ def main() -> None:
                 if time.monotonic() > deadline:
                     pool.shutdown(wait=False, cancel_futures=True)
     print(pd.DataFrame(rows).to_string(index=False))
+    draw(options.output, short.steps)
+
+
+def draw(path: Path, steps: int) -> None:
+    """The picture beside the table: of what is not tuned, and of the short recipe."""
+    use_style()
+    table = pd.read_csv(path)
+    plot_recovery(table[table.steps.isin([0, steps])]).savefig(path.with_suffix(".png"))
 
 
 if __name__ == "__main__":
