@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from study.config import find_root
+from study.upkeep import update_table
 
 
 def main() -> None:
@@ -29,10 +30,7 @@ def main() -> None:
     table.insert(0, "model", args.model)
     print(table.to_string(index=False))
     path = root / "results/benchmarks/bases.csv"
-    if path.exists():
-        before = pd.read_csv(path)
-        table = pd.concat([before[before.model != args.model], table])
-    table.to_csv(path, index=False, float_format="%.5g")
+    update_table(path, table, ["model"], digits=5)
 
 
 def read(folder: Path) -> list[dict]:

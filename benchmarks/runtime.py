@@ -46,6 +46,7 @@ from study.rehearsal.models import RandomTask, make_model
 from study.rehearsal.parts import Rehearsal
 from study.report.runtime import plot_runtime
 from study.report.style import use_style
+from study.upkeep import update_table
 
 VARIANTS = ("uncompressed", "permute", "permute, untied", "neurons: OBS")
 LIMIT = 900  # seconds of one process
@@ -63,10 +64,7 @@ def main() -> None:
         table = pd.DataFrame(measure(model, args.rounds))
         table["hardware"] = describe_machine()
         print(table.to_string(index=False), flush=True)
-        if path.exists():
-            before = pd.read_csv(path)
-            table = pd.concat([before[before.model != model], table])
-        table.to_csv(path, index=False, float_format="%.10g")
+        update_table(path, table, ["model"], digits=10)
         draw(path)
 
 

@@ -41,6 +41,7 @@ from study.machine import describe_machine
 from study.peaks import read_peak, reset_peak
 from study.places import make_scratch
 from study.report.style import use_style
+from study.upkeep import update_table
 
 LENGTH = 128  # tokens of a sequence
 SCHEMES = ("ours, float32", "ours, bfloat16", "plain")
@@ -71,10 +72,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
     path = find_root() / "results/benchmarks/stages.csv"
-    if path.exists():
-        before = pd.read_csv(path)
-        table = pd.concat([before[before.d_ff != args.width], table])
-    table.to_csv(path, index=False, float_format="%.4g")
+    update_table(path, table, ["d_ff"])
     draw(path)
 
 

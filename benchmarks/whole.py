@@ -6,7 +6,7 @@ Weights and tokens are random, sizes are those of params.yaml: the features of a
 pairs that windows of the first ratio need, aligned; neurons pruned in all sublayers by Optimal
 Brain Surgeon and W_out refit, as notebooks 2 to 4 do. Each stage is a process of its own; seconds
 are by the clock, peaks those of the process in main memory and of its tensors on the GPU.
-results/benchmarks/whole.csv gets one row for each and keeps those of other models. Linux.
+results/benchmarks/whole.csv gets one row for each and keeps all others. Linux.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from study.peaks import STATUS
 from study.places import make_scratch
 from study.rehearsal.models import RandomTask, make_model
 from study.rehearsal.parts import Rehearsal
+from study.upkeep import update_table
 
 HOURS = 5 * 3600
 
@@ -51,12 +52,7 @@ def main() -> None:
             told = args.model, stage, args.tokens, Path(folder) / "features.safetensors"
             row = call_apart(measure, *told, seconds=HOURS, preload="study.rehearsal.measures")
             print(row, flush=True)
-            table = pd.DataFrame([row])
-            if path.exists():
-                before = pd.read_csv(path)
-                same = (before.model == args.model) & (before.stage == stage)
-                table = pd.concat([before[~same | (before.hardware != row["hardware"])], table])
-            table.to_csv(path, index=False, float_format="%.4g")
+            update_table(path, pd.DataFrame([row]), ["model", "stage", "hardware"])
 
 
 def measure(name: str, stage: str, tokens: int, path: Path) -> dict:

@@ -21,6 +21,7 @@ from ffmerge.reuse import Reuse
 from study.config import find_root, load_params
 from study.machine import describe_machine
 from study.tasks import load_task, make_batches
+from study.upkeep import update_table
 
 COLUMNS = [
     "model",
@@ -68,10 +69,7 @@ def main(models: list[str]) -> None:
             print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
     table = pd.DataFrame(rows).assign(hardware=describe_machine())
     path = root / "results/benchmarks/windows.csv"
-    if path.exists():
-        before = pd.read_csv(path)
-        table = pd.concat([before[~before.model.isin(table.model)], table])
-    table.to_csv(path, index=False, float_format="%.4g")
+    update_table(path, table, ["model"])
 
 
 def _starts(plans, depths):

@@ -21,6 +21,7 @@ from study.rehearsal import __main__ as command
 from study.rehearsal.measures import measure
 from study.rehearsal.models import make_model, narrow
 from study.rehearsal.parts import SLENDER, Rehearsal, list_parts
+from study.upkeep import update_table
 from workflow.stages import list_stages
 
 
@@ -79,13 +80,14 @@ def test_committed_rehearsals_count_what_params_yaml_asks_for_today(result, repo
         assert list(counts.itertuples(index=False, name=None)) == asked
 
 
-def test_rows_of_other_machines_stay(tmp_path):
-    row = {"stage": "evals", "hours": 2.0, "hardware": "mine"}
-    path, other = tmp_path / "rehearsal.csv", row | {"hardware": "another"}
-    assert len(command.keep_others(pd.DataFrame([row]), path)) == 1
-    pd.DataFrame([row | {"hours": 1.0}, other]).to_csv(path, index=False)
-    kept = command.keep_others(pd.DataFrame([row]), path)
-    assert kept.to_dict("records") == [other, row]
+def test_rows_about_something_else_stay(tmp_path):
+    path, row = tmp_path / "new" / "table.csv", {"hours": 2.0, "model": "m", "hardware": "mine"}
+    others = [row | {"hardware": "another"}, row | {"model": "n"}]
+    assert len(update_table(path, pd.DataFrame([row]), ["model"])) == 1
+    update_table(path, pd.DataFrame([row | {"hours": 1.0}, *others]), ["model", "hardware"])
+    assert len(pd.read_csv(path)) == 3
+    update_table(path, pd.DataFrame([row]), ["model", "hardware"])
+    assert pd.read_csv(path).to_dict("records") == [*others, row]
 
 
 def test_a_test_split_is_scored_once_for_every_state(tiny_rehearsal):

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
 
 import pandas as pd
 
@@ -20,6 +19,7 @@ from study.machine import describe_machine
 from study.peaks import find_room
 from study.rehearsal.measures import measure
 from study.rehearsal.parts import Part, Rehearsal, list_parts
+from study.upkeep import update_table
 
 SPARE = 0.85  # of the room that is used at the most: others may grow meanwhile
 COLUMNS = [
@@ -55,8 +55,7 @@ def main() -> int:
         return 2
     table = rehearse(parts, lambda part: run_apart(rehearsal, part, deadline))
     path = root / "results/benchmarks" / f"rehearsal-{args.model}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    keep_others(table, path).to_csv(path, index=False, float_format="%.4g")
+    update_table(path, table, ["hardware"])
     print(describe(table))
     print(f"written to {path.relative_to(root)}")
     return 0
@@ -94,13 +93,6 @@ def rehearse(parts: list[Part], run: Callable[[Part], dict]) -> pd.DataFrame:
         rows.append(row | {"hardware": hardware, "date": date.today().isoformat()})
         print(f"{part.stage}: {part.what}: {found.get('skipped') or found['sample']}", flush=True)
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def keep_others(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The rows of a file that other machines gave, then those of a table."""
-    before = pd.read_csv(path) if path.exists() else table.head(0)
-    others = before[~before.hardware.isin(table.hardware)]
-    return pd.concat([others, table]) if len(others) else table
 
 
 def run_apart(r: Rehearsal, part: Part, deadline: float) -> dict:
