@@ -9,7 +9,7 @@ export PYTHONWARNINGS := ignore:IProgress not found
 TOUR   := scratch/0_tour.ipynb
 PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help repro test test-slow tour lab repro-from-scratch rehearsal strip push check
+.PHONY: help repro test test-slow test-gpu tour lab repro-from-scratch rehearsal strip push check
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,6 +23,9 @@ test: $(READY)  ## run the tests
 
 test-slow: $(READY)  ## run those that take longer: two processes, killed runs, all model types
 	@$(PYTEST) -m "slow and not gpu and not network"
+
+test-gpu: $(READY)  ## run those that need a GPU
+	@python -m pytest -m gpu
 
 tour: $(READY)  ## execute the tour live, about two minutes
 	@python -m workflow.repro --fetch

@@ -10,6 +10,7 @@ import pytest
 import torch
 from families import FUSED, make_model
 from strangers import (
+    make_text,
     save_stranger,
     write_data,
     write_gguf,
@@ -25,7 +26,7 @@ from ffmerge.checkpoints import find_shared_modules, size_on_disk
 from ffmerge.cli.commands import ORIGIN
 from ffmerge.cli.opening import open_model
 from ffmerge.cli.search import count_removed
-from ffmerge.cli.splits import read_splits
+from ffmerge.cli.splits import read_splits, take_in_turn
 from ffmerge.files import read_json
 from ffmerge.sublayers import find_stacks
 
@@ -265,13 +266,28 @@ def test_a_share_that_fits_no_stack_is_told(share):
 def test_the_parts_share_nothing_and_are_as_large_as_asked(n_words, expected, tmp_path):
     opened = open_model(str(save_stranger("gpt2", tmp_path / "base")))
     text = write_text(tmp_path / "notes.txt", n_words)
-    splits = read_splits(opened, str(text), 100, 50, context=16)
+    splits = read_splits(opened, [str(text)], 100, 50, context=16)
     parts = splits.calibration, splits.choice, splits.check
     assert all(abs(n - m) < 16 for n, m in zip(splits.tokens, expected, strict=True))
     blocks = [tuple(row.tolist()) for part in parts for batch in part for row in batch["input_ids"]]
     assert len(set(blocks)) == len(blocks) == sum(splits.tokens) // 16
     ids = [i for block in blocks for i in block]
     assert ids == opened.processor(text.read_text())["input_ids"][: len(ids)]  # each token once
+
+
+def test_several_sources_are_read_in_turn_and_are_in_every_part(tmp_path):
+    opened = open_model(str(save_stranger("gpt2", tmp_path / "base")))
+    files = [tmp_path / f"{word}.txt" for word in ("one", "two")]
+    words = sorted(set(make_text(200).split()))[:2]
+    for file, word in zip(files, words, strict=True):
+        file.write_text(f"{word} " * 2000)
+    splits = read_splits(opened, [str(file) for file in files], 400, 100, context=16)
+    for part in (splits.calibration, splits.choice, splits.check):
+        blocks = torch.cat([batch["input_ids"] for batch in part])
+        kinds = blocks.mode(dim=1).values  # the one word of each block
+        counts = kinds.unique(return_counts=True)[1]
+        assert len(counts) == 2 and (counts[0] - counts[1]).abs() <= 1
+    assert list(take_in_turn(["abc", "d"])) == ["a", "d", "b", "c"]
 
 
 def test_pictures_in_colour_and_patterns_are_read(tmp_path):

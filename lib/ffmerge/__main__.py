@@ -27,10 +27,12 @@ EPILOG = """\
 examples:
   python -m ffmerge compress openai-community/gpt2 --remove 1/3 --data notes/ --out small
   python -m ffmerge compress model.gguf --remove 1/2 --data lines.jsonl --column body --out small
+  python -m ffmerge compress model.gguf --remove 1/3 --data code/ --data mails/ --out small
   python -m ffmerge compress google/vit-base-patch16-224 --remove 1/4 --data photos/ --out small
   python -m ffmerge compress Helsinki-NLP/opus-mt-zh-en --remove 1/3 --method permute \\
       --data pairs.jsonl --column zh --target en --out small
 
+What is pruned keeps the kinds of data that it was calibrated on: name all that matter.
 The default method keeps as many neurons in every sublayer, so that any tool opens the result;
 neurons_obs_budget kept more in the contest where a half went, and needs ffmerge to be opened.
 Exit codes: 0 done, 1 it cannot be (one sentence says why), 2 the command is not understood.
@@ -60,7 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--data",
         required=True,
-        help="text or JSONL files, images (a file, a folder, a pattern), or a data set of the hub",
+        action="append",
+        help="text or JSONL files, images (a file, a folder, a pattern), or a data set of the hub; "
+        "given several times, all are read in turn",
     )
     one.add_argument("--out", type=Path, required=True, help="a new folder")
     one.add_argument(

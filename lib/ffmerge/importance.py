@@ -3,7 +3,7 @@
 Each gives scores[stack][i] (d_ff,), higher matters more: `ffmerge.pruning` keeps the highest.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from ffmerge.leastsquares import RIDGE, invert_ridge, second_moments
 from ffmerge.moments import Moments
 from ffmerge.sublayers import FeedForward, find_stacks
 from ffmerge.weights import Weights
+
+HELD = 0.8  # of what is held must be left, or the rest is let go: n steps then take a third of n³
 
 Scores = dict[str, list[Tensor]]
 
@@ -65,15 +67,7 @@ def score_surgeon(model: nn.Module, moments: Mapping[str, Sequence[Moments]]) ->
         model: the base.
         moments: moments[stack][i] of its hidden activations.
     """
-    return {
-        name: [
-            order_by_surgeon(ff.read(), m)[0]
-            for ff, m in zip(
-                stack.sublayers, tqdm(moments[name], "surgeon", unit="FF"), strict=True
-            )
-        ]
-        for name, stack in find_stacks(model).items()
-    }
+    return {name: [step for step, _ in found] for name, found in _order_all(model, moments)}
 
 
 def price_neurons(model: nn.Module, moments: Mapping[str, Sequence[Moments]]) -> Scores:
@@ -85,21 +79,20 @@ def price_neurons(model: nn.Module, moments: Mapping[str, Sequence[Moments]]) ->
         model: the base.
         moments: moments[stack][i] of its hidden activations.
     """
-    return {
-        name: [
-            order_by_surgeon(ff.read(), m)[1]
-            for ff, m in zip(s.sublayers, moments[name], strict=True)
-        ]
-        for name, s in find_stacks(model).items()
-    }
+    return {name: [price for _, price in found] for name, found in _order_all(model, moments)}
+
+
+def _order_all(model: nn.Module, moments: Mapping[str, Sequence[Moments]]) -> Iterator:
+    """Every stack's name, and the steps and prices of its sublayers' neurons."""
+    for name, stack in find_stacks(model).items():
+        both = zip(stack.sublayers, tqdm(moments[name], "surgeon", unit="FF"), strict=True)
+        yield name, [order_by_surgeon(ff.read(), m) for ff, m in both]
 
 
 def order_by_surgeon(
     weights: Weights, moments: Moments, ridge: float = RIDGE
 ) -> tuple[Tensor, Tensor]:
-    """The step at which each neuron of one sublayer goes, and the price: as `find_order`.
-
-    It is worked out where the weights are: on a GPU if the model is on one.
+    """The step at which each neuron goes, and the price: `find_order`, where the weights are.
 
     Invariant: with uncorrelated neurons of equal spread the order is that of the norms of W_out.
     """
@@ -122,18 +115,22 @@ def find_order(G: Tensor, B: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tens
         several problems are those that go first in each. Both on the CPU.
     """
     inverse = invert_ridge(G, ridge)
-    W = inverse @ B  # (n, d_model)
+    W = inverse @ B  # (n_held, d_model)
     step, price = torch.zeros(2, len(W), dtype=torch.float64)
-    gone, highest = torch.zeros(len(W), dtype=torch.bool, device=W.device), 0.0
-    for n in range(len(W)):
+    held, highest = torch.arange(len(W)), 0.0  # which rows W still has
+    gone = torch.zeros(len(W), dtype=torch.bool, device=W.device)
+    for n in range(len(step)):
         cost = W.square().sum(1) / inverse.diagonal()
         j = int(cost.masked_fill(gone, torch.inf).argmin())
         highest = max(highest, float(cost[j]))
-        step[j], price[j], gone[j] = n, highest, True
+        step[held[j]], price[held[j]], gone[j] = n, highest, True
         row = inverse[j] / inverse[j, j]
         W -= torch.outer(row, W[j].clone())
         inverse.addr_(inverse[:, j].clone(), row, alpha=-1)
         inverse[j, j] = 1  # its row and column are 0; nothing is divided by 0
+        if len(step) - n - 1 < HELD * len(held):
+            stay = (~gone).nonzero()[:, 0]
+            inverse, W, held, gone = inverse[stay][:, stay], W[stay], held[stay.cpu()], gone[stay]
     return step, price
 
 

@@ -68,6 +68,4 @@ def _factor(G: Tensor, ridge: float) -> Tensor:
     G = G.double()
     level = G.diagonal().mean()
     level = level if level > 0 else torch.ones_like(level)  # nothing fires: any solution is one
-    return torch.linalg.cholesky(
-        G + ridge * level * torch.eye(len(G), dtype=G.dtype, device=G.device)
-    )
+    return torch.linalg.cholesky(G + ridge * level * torch.eye(len(G)).to(G))

@@ -38,7 +38,7 @@ class Request:
 
     model: str
     remove: Fraction
-    data: str
+    data: list[str]
     out: Path
     method: str
     column: str | None
@@ -124,7 +124,7 @@ def _write_origin(
         "method": request.method,
         "removed": f"{count} {find_method(request.method).REMOVES}",
         "layers": str(best.plan),
-        "data": request.data,
+        "data": " and ".join(request.data),
         "tokens": dict(zip(("calibration", "choice", "check"), splits.tokens, strict=True)),
         "seed": request.seed,
         **scores,

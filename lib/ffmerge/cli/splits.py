@@ -1,6 +1,6 @@
 """Data as batches, in three parts that share nothing: to calibrate, to choose, to check."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ class Splits:
 
 def read_splits(
     opened: Opened,
-    source: str,
+    sources: Sequence[str],
     tokens: int,
     held_out: int,
     *,
@@ -45,7 +45,8 @@ def read_splits(
 
     Args:
         opened: a model, which says what its data are.
-        source: as in `ffmerge.cli.reading`.
+        sources: as in `ffmerge.cli.reading`; examples of several are taken in turn, so that all
+            parts hold all kinds.
         tokens: to calibrate with (for images: patches and class tokens).
         held_out: tokens to choose with, and as many to check with; where the data hold less than
             all that, a fifth of them at most.
@@ -58,27 +59,19 @@ def read_splits(
         ValueError: data that are missing, too few, or not what the model reads.
     """
     context = min(context, getattr(opened.model.config, "max_position_embeddings", None) or context)
-    if opened.reads == "images":
-        images = read_images(source, column or "image", seed)
-        examples = prepare_images(images, opened.processor)
-    else:
-        rows = read_rows(source, column or "text", seed)
-        if opened.reads == "pairs":
-            if target is None:
-                raise ValueError(
-                    "--target is missing: this model reads one text and writes another; valid are "
-                    "--column and --target, the two columns of JSONL rows"
-                )
-            examples = pair_texts(rows, opened.processor, context, column or "text", target, source)
-        else:
-            texts = (take(row, column or "text", source) for row in rows)
-            examples = cut_blocks(texts, opened.processor, context, opened.has_loss)
-    kept, lengths = _gather(opened.model, examples, tokens + 2 * held_out)
+    if opened.reads == "pairs" and target is None:
+        raise ValueError(
+            "--target is missing: this model reads one text and writes another; valid are "
+            "--column and --target, the two columns of JSONL rows"
+        )
+    examples = [_read(opened, source, column, target, context, seed) for source in sources]
+    kept, lengths = _gather(opened.model, take_in_turn(examples), tokens + 2 * held_out)
     if len(kept) < LEAST:
+        named = ", ".join(map(repr, sources))
         unit = {"images": "images", "pairs": "pairs", "text": f"texts of {context} tokens"}
         shorter = ", or a shorter --context" if opened.reads == "text" else ""
         raise ValueError(
-            f"--data {source!r} gives too few {unit[opened.reads]} ({len(kept)}); valid are "
+            f"--data {named} gives too few {unit[opened.reads]} ({len(kept)}); valid are "
             f"{LEAST} or more{shorter}"
         )
     ends = _find_ends(len(kept), sum(lengths), tokens, held_out)
@@ -91,6 +84,17 @@ def read_splits(
     )
     counts = tuple(sum(lengths[i] for i in part) for part in parts)
     return Splits(calibration, choice, check, counts)
+
+
+def take_in_turn(streams: Sequence[Iterable[Example]]) -> Iterator[Example]:
+    """One example of each, again and again; of those that are spent no more."""
+    left = [iter(stream) for stream in streams]
+    while left:
+        for stream in tuple(left):
+            try:
+                yield next(stream)
+            except StopIteration:
+                left.remove(stream)
 
 
 def cut_blocks(
@@ -156,6 +160,21 @@ def collate(examples: list[Example], pad: int) -> Batch:
     }
     ones = [torch.ones_like(example["input_ids"]) for example in examples]
     return batch | {"attention_mask": pad_sequence(ones, True, 0)}
+
+
+def _read(
+    opened: Opened, source: str, column: str | None, target: str | None, context: int, seed: int
+) -> Iterator[Example]:
+    """The examples of one source, as the model reads them."""
+    if opened.reads == "images":
+        images = read_images(source, column or "image", seed)
+        return prepare_images(images, opened.processor)
+    column = column or "text"
+    rows = read_rows(source, column, seed)
+    if opened.reads == "pairs":
+        return pair_texts(rows, opened.processor, context, column, target, source)
+    texts = (take(row, column, source) for row in rows)
+    return cut_blocks(texts, opened.processor, context, opened.has_loss)
 
 
 def _gather(
