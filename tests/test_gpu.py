@@ -27,7 +27,10 @@ from study.rehearsal.__main__ import rehearse, run_apart
 from study.rehearsal.parts import Rehearsal, list_parts
 from study.tasks import make_batches
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+]
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 DRAWN = ("groups_local",)  # hundreds of steps, in which rounding grows
 
