@@ -1,8 +1,7 @@
 """Choose from a pool the other way round: take what helps most, then let go what is missed least.
 
-Starting from all neurons of a pair and its merged ones, Optimal Brain Surgeon lets every merged one
-go first: beside all private ones, which give the outputs exactly, a merged one has nothing to add,
-so that going costs nothing. A choice that starts from none does not decide before it compares.
+Starting from all neurons, Optimal Brain Surgeon lets every merged one go first: beside all private
+ones, which give the outputs exactly, it adds nothing. A choice that starts from none compares.
 """
 
 from dataclasses import replace

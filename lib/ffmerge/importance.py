@@ -73,11 +73,8 @@ def score_surgeon(model: nn.Module, moments: Mapping[str, Sequence[Moments]]) ->
 def price_neurons(model: nn.Module, moments: Mapping[str, Sequence[Moments]]) -> Scores:
     """By Optimal Brain Surgeon, comparable between sublayers: the squared error that going adds.
 
-    All sublayers of a stack write into one residual stream, so errors are weighed alike.
-
-    Args:
-        model: the base.
-        moments: moments[stack][i] of its hidden activations.
+    All sublayers of a stack write into one residual stream, so errors are weighed alike. Arguments
+    as of `score_surgeon`.
     """
     return {name: [price for _, price in found] for name, found in _order_all(model, moments)}
 
@@ -110,9 +107,9 @@ def find_order(G: Tensor, B: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tens
         ridge: λ, as a share of the mean diagonal.
 
     Returns:
-        The step of each row, (n,), from 0 for the first; and what each adds to the squared error
-        when it goes, (n,), never less than those that went before it: so the n cheapest rows of
-        several problems are those that go first in each. Both on the CPU.
+        On the CPU: the step of each row, (n,), from 0 for the first; and what each adds to the
+        squared error when it goes, (n,), never less than what went before it: so the cheapest rows
+        of several problems are those that go first in each.
     """
     inverse = invert_ridge(G, ridge)
     W = inverse @ B  # (n_held, d_model)
