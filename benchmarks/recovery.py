@@ -4,21 +4,20 @@
 
 Variants of SmolLM2 (or another model of params.yaml with readings) are made anew: merged, layers
 dropped, neurons pruned by moments of its own text alone, or of that and a reading's in turn. Then
-they are tuned by params.yaml's recipe, on its own text with three seeds, and on both with one;
-with --long also for 640 steps of 16 blocks, 2.6 million tokens (a GPU; about 15 GB a worker). Every
-row of results/benchmarks/recovery.csv is one state, scored as notebook 6 does. Rows are kept as
-they come; those that are there already are not run again. recovery.png draws the short ones.
+they are tuned by params.yaml's recipe, on its own text with three seeds, and on both with one; with
+--long also for 640 steps of 16 blocks, 2.6 million tokens (on a GPU: nine workers did not fit into
+80 GB). Every row of results/benchmarks/recovery.csv is one state, scored as notebook 6 does. Rows
+are kept as they come; those that are there already are not run again. recovery.png draws the short
+ones.
 """
 
 import argparse
-import json
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import date
-from itertools import chain
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,6 +27,8 @@ from datasets import concatenate_datasets
 from transformers import set_seed
 
 from ffmerge.checkpoints import load
+from ffmerge.cli.splits import take_in_turn
+from ffmerge.files import read_json
 from ffmerge.methods import Evidence, find_method
 from ffmerge.pairs import load_pairs
 from ffmerge.patches import Patch, Plan, apply_patch, load_patch, save_patch
@@ -35,10 +36,12 @@ from study.config import find_root, load_params
 from study.finetuning import finetune
 from study.hardware import find_device
 from study.machine import describe_machine
+from study.peaks import read_peak
 from study.report.recovery import plot_recovery
 from study.report.style import use_style
 from study.sections import Training
 from study.tasks import load_task, make_batches, score_readings, score_test
+from study.upkeep import update_table
 
 OWN, MIXED = "own", "own and reading"
 READING = "addresses"
@@ -107,34 +110,32 @@ class Mixture:
         return concatenate_datasets([task.dataset(split, limit, seed) for task in self.tasks])
 
 
-def alternate(tasks, batch_size: int) -> Iterator:
-    """Training batches of each in turn."""
-    batches = zip(*(make_batches(task, "train", batch_size) for task in tasks), strict=False)
-    return chain.from_iterable(batches)
-
-
 def make_patches(name: str, runs: list[Run], folder: Path) -> None:
-    """Compress the base in every way, on the GPU, and keep the patches."""
+    """Compress the base in every way, and keep the patches."""
     root, params = find_root(), load_params()
     entry = params.model(name)
     tasks = load_task(name, params, root), load_task(name, params, root, reading=READING)
     base = load(root / f"models/{name}/base", attn_implementation=entry.attention)
     base = base.to(find_device())
     pairs = load_pairs(root / f"models/{name}/permutations.safetensors")
+
+    def give(used):
+        return take_in_turn([make_batches(task, "train", entry.batch_size) for task in used])
+
     evidence = {
-        text: Evidence(pairs, lambda used=used: alternate(used, entry.batch_size))
+        text: Evidence(pairs, partial(give, used))
         for text, used in (("", ()), (OWN, tasks[:1]), (MIXED, tasks))
     }
     for run in runs:
-        if run.method == "base" or find_patch(folder, run).exists():
+        if run.method == "base" or place_patch(folder, run).exists():
             continue
-        chosen = json.loads((root / f"results/models/{name}/chosen/{run.method}.json").read_text())
+        chosen = read_json(root / f"results/models/{name}/chosen/{run.method}.json")
         plan = Plan.from_json(chosen[run.ratio][0])
         patch = find_method(run.method).make(base, plan, evidence[run.calibrated])
-        save_patch(patch, find_patch(folder, run))
+        save_patch(patch, place_patch(folder, run))
 
 
-def find_patch(folder: Path, run: Run) -> Path:
+def place_patch(folder: Path, run: Run) -> Path:
     """Where the patch of a state lies."""
     return folder / f"{run.method}-{run.ratio}-{run.calibrated.replace(' ', '-')}.safetensors"
 
@@ -142,16 +143,15 @@ def find_patch(folder: Path, run: Run) -> Path:
 def score(name: str, run: Run, folder: Path) -> dict:
     """Make one state, tune it, score it."""
     start, root, params = time.perf_counter(), find_root(), load_params()
-    torch.set_num_threads(1)
+    torch.set_num_threads(params.threads)
     entry = params.model(name)
     task = load_task(name, params, root)
     base = load(root / f"models/{name}/base", attn_implementation=entry.attention)
-    patch = Patch(Plan(), {}) if run.method == "base" else load_patch(find_patch(folder, run))
+    patch = Patch(Plan(), {}) if run.method == "base" else load_patch(place_patch(folder, run))
     model = apply_patch(base, patch).to(find_device())
     row = asdict(run)
     if run.tuned:
         training = make_recipes(params, name)[run.batch_size == LONG["batch_size"]]
-        training = training.model_copy(update={"steps": run.steps})
         used, taught = [task], task
         if run.tuned == MIXED:
             used.append(load_task(name, params, root, reading=READING))
@@ -171,8 +171,7 @@ def score(name: str, run: Run, folder: Path) -> dict:
     ]:
         metric, value = next(iter(found.values.items()))
         row[metric.name] = value
-    peak = torch.cuda.max_memory_allocated() if find_device() == "cuda" else 0
-    return row | {"seconds": time.perf_counter() - start, "peak_gb": peak / 1e9}
+    return row | {"seconds": time.perf_counter() - start, "peak_gb": read_peak() / 1e9}
 
 
 def main() -> None:
@@ -188,12 +187,11 @@ def main() -> None:
     name, params = options.model, load_params()
     short, long = make_recipes(params, name)
     runs = list_runs(short, long if options.long else None)
-    rows = (
-        pd.read_csv(options.output).fillna("").to_dict("records") if options.output.exists() else []
-    )
-    keys = list(asdict(runs[0]))
-    keys.remove("precision")
-    done = {tuple(row[key] for key in keys) for row in rows}
+    keys = [field.name for field in fields(Run) if field.name != "precision"]
+    done = set()
+    if options.output.exists():
+        rows = pd.read_csv(options.output).fillna("")[keys]
+        done = set(rows.itertuples(index=False, name=None))
     runs = [run for run in runs if tuple(asdict(run)[key] for key in keys) not in done]
     told = {"hardware": describe_machine(), "date": date.today().isoformat()}
     with tempfile.TemporaryDirectory() as folder:
@@ -207,12 +205,11 @@ def main() -> None:
                 if error := future.exception():
                     print(f"{waiting[future]}: {error!r}", flush=True)
                     continue
-                rows.append(future.result() | told)
-                pd.DataFrame(rows).to_csv(options.output, index=False, float_format="%.5g")
-                print(rows[-1], flush=True)
+                row = future.result() | told
+                update_table(options.output, pd.DataFrame([row]), keys, digits=5)
+                print(row, flush=True)
                 if time.monotonic() > deadline:
                     pool.shutdown(wait=False, cancel_futures=True)
-    print(pd.DataFrame(rows).to_string(index=False))
     draw(options.output, short.steps)
 
 

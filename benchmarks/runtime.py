@@ -41,8 +41,8 @@ from study.machine import describe_machine
 from study.offloading import count_moved, count_resident
 from study.patches import find_patch
 from study.peaks import read_peak, reset_peak
-from study.rehearsal.measures import read_clock
-from study.rehearsal.models import RandomTask, make_model
+from study.rehearsal.measures import make_random, read_clock
+from study.rehearsal.models import RandomTask
 from study.rehearsal.parts import Rehearsal
 from study.report.runtime import plot_runtime
 from study.report.style import use_style
@@ -99,8 +99,7 @@ def make(r: Rehearsal, variant: str) -> nn.Module:
     if folder.exists():
         base = load(folder, attn_implementation=r.entry.attention)
     else:
-        base = make_model(r.config, r.entry.task)
-        base.set_attn_implementation(r.entry.attention)
+        base = make_random(r)
     return _vary(r, base, variant).to(find_device())
 
 

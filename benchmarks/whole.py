@@ -30,9 +30,10 @@ from study.apart import call_apart
 from study.config import find_root, load_params
 from study.hardware import find_device
 from study.machine import describe_machine
-from study.peaks import STATUS
+from study.peaks import read_main_peak, read_peak
 from study.places import make_scratch
-from study.rehearsal.models import RandomTask, make_model
+from study.rehearsal.measures import make_random
+from study.rehearsal.models import RandomTask
 from study.rehearsal.parts import Rehearsal
 from study.upkeep import update_table
 
@@ -63,15 +64,15 @@ def measure(name: str, stage: str, tokens: int, path: Path) -> dict:
     r = Rehearsal(params, find_root(), name)
     start = time.perf_counter()
     what = STAGES[stage](r, tokens, path)
-    (line,) = (row for row in STATUS.read_text().splitlines() if row.startswith("VmHWM:"))
-    on_gpu = torch.cuda.max_memory_allocated() if find_device() == "cuda" else 0
+    seconds = time.perf_counter() - start
+    on_gpu = read_peak() if find_device() == "cuda" else 0
     return {
         "model": name,
         "stage": stage,
         "what": what,
         "d_ff": r.widths[1],
-        "seconds": time.perf_counter() - start,
-        "peak_gb": 1024 * int(line.split()[1]) / 1e9,
+        "seconds": seconds,
+        "peak_gb": read_main_peak() / 1e9,
         "peak_gpu_gb": on_gpu / 1e9,
         "hardware": describe_machine(),
     }
@@ -79,9 +80,7 @@ def measure(name: str, stage: str, tokens: int, path: Path) -> dict:
 
 def make_base(r: Rehearsal):
     """The model with random weights, where it would run."""
-    model = make_model(r.config, r.entry.task)
-    model.set_attn_implementation(r.entry.attention)
-    model.to(find_device())
+    model = make_random(r)
     with torch.no_grad():  # every number drawn, or neurons of all layers would be the same
         for weight in (p for p in model.parameters() if p.ndim > 1):
             weight.normal_(0, 0.02)

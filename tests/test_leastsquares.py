@@ -354,7 +354,7 @@ def test_a_pool_of_identical_sublayers_merges_and_loses_nothing():
     weights, hidden = make_weights(True), make_hidden()
     moments = take(torch.cat([hidden, hidden], 1))  # the merged neurons are those of both
     G, B = join_pair((weights,) * 3, (moments,) * 2)
-    pool = Pool((0, 1), (weights,) * 3, (moments,) * 2, find_order(G, B, ridge=1e-7)[0])
+    pool = Pool((0, 1), (weights,) * 3, (moments,) * 2, find_order(G, B, ridge=1e-9)[0])
     assert [len(part) for part in pool.keep(D_FF)] == [0, 0, D_FF]
     for fitted in fit_pair(pool, D_FF, ridge=1e-12):
         torch.testing.assert_close(fitted.W_out, weights.W_out, atol=1e-6, rtol=1e-6)

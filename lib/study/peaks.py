@@ -23,11 +23,17 @@ def find_room() -> int:
 def read_peak() -> int:
     """Bytes that this process has held at the most, since `reset_peak` or its start.
 
-    On a GPU those of its tensors. `ru_maxrss` is taken only where the system tells nothing better:
-    a child's begins at what its parent held.
+    On a GPU those of its tensors, else as `read_main_peak`.
     """
-    if find_device() == "cuda":
-        return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated() if find_device() == "cuda" else read_main_peak()
+
+
+def read_main_peak() -> int:
+    """Bytes of main memory that this process has held at the most.
+
+    `ru_maxrss` is taken only where the system tells nothing better: a child's begins at what its
+    parent held.
+    """
     if STATUS.exists():
         return _read(STATUS, "VmHWM")
     import resource  # not on every system

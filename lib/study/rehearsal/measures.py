@@ -51,7 +51,7 @@ def measure(r: Rehearsal, key: str) -> dict:
 
 
 def _score(r: Rehearsal, use: Use) -> dict:
-    model, task = _make(r), _make_task(r, use)
+    model, task = make_random(r), _make_task(r, use)
     rows, length = r.sample(use.batch_size, r.length(use))
     task.evaluate(model, [task.make_batch(1, length)])  # the first run makes room
     seconds = _time(lambda: task.evaluate(model, [task.make_batch(rows, length)]))
@@ -59,7 +59,7 @@ def _score(r: Rehearsal, use: Use) -> dict:
 
 
 def _record(r: Rehearsal, record: Callable, bytes_per_token: int) -> dict:
-    model, task = _make(r), _make_task(r, r.entry)
+    model, task = make_random(r), _make_task(r, r.entry)
     rows, length = r.sample(r.entry.features.batch_size, r.length(r.entry))
     n = rows * length
     batches = [task.make_batch(rows, length) for _ in range(2)]
@@ -112,7 +112,7 @@ def make_features(tokens: int, d_model: int, d_ff: int) -> tuple[Tensor, Tensor]
 
 
 def _merge(r: Rehearsal) -> dict:
-    base, permute = _make(r), find_method("permute")
+    base, permute = make_random(r), find_method("permute")
     groups = [(name, g) for name, found in r.plan.groups.items() for g in found]
     pairs = {
         pair_name(name, g.anchor, i): torch.randperm(r.widths[1])
@@ -127,7 +127,7 @@ def _merge(r: Rehearsal) -> dict:
 
 
 def _moments(r: Rehearsal) -> dict:
-    model, task = _make(r), _make_task(r, r.entry)
+    model, task = make_random(r), _make_task(r, r.entry)
     rows, length = r.sample(r.entry.batch_size, r.length(r.entry))
     batch = task.make_batch(rows, length)
     seconds = _time(lambda: collect_moments(model, [batch], rows * length))
@@ -144,7 +144,7 @@ def _order(r: Rehearsal) -> dict:
 
 
 def _save(r: Rehearsal, tied: bool = False) -> dict:
-    model = _make(r, tied).cpu()
+    model = make_random(r, tied).cpu()
     with TemporaryDirectory(dir=make_scratch()) as folder:
 
         def go() -> None:
@@ -158,7 +158,7 @@ def _save(r: Rehearsal, tied: bool = False) -> dict:
 
 def _tune(r: Rehearsal, tied: bool) -> dict:
     use, training = r.entry.recovery, r.entry.finetune
-    return _train(r, _make(r, tied), use, training)
+    return _train(r, make_random(r, tied), use, training)
 
 
 def _train(r: Rehearsal, model: nn.Module, use: Use, training: Training) -> dict:
@@ -203,7 +203,8 @@ def _mark_steps(model: nn.Module) -> list[float]:
     return marks
 
 
-def _make(r: Rehearsal, tied: bool = False) -> nn.Module:
+def make_random(r: Rehearsal, tied: bool = False) -> nn.Module:
+    """The model with random weights where it would run; with the first window merged, if tied."""
     model = make_model(r.config, r.entry.task)
     model.set_attn_implementation(r.entry.attention)
     return (apply_plan(model, r.plan) if tied else model).to(find_device())
@@ -240,5 +241,5 @@ MEASURES: dict[str, Callable[[Rehearsal], dict]] = {
     "save tied": lambda r: _save(r, tied=True),
     "tied": lambda r: _tune(r, tied=True),
     "untied": lambda r: _tune(r, tied=False),
-    "train": lambda r: _train(r, _make(r), r.entry, r.entry.base.training),
+    "train": lambda r: _train(r, make_random(r), r.entry, r.entry.base.training),
 }

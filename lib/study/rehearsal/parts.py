@@ -31,7 +31,7 @@ from study.hardware import find_device
 from study.rehearsal.models import SEES, RandomTask, find_config, find_length, make_model, narrow
 from study.sections import UNTUNED, Use
 
-FLOPS = {"cuda": 1e15}  # of one sample: seconds; 2e11 elsewhere
+FLOPS = {"cuda": 1e15, "mps": 2e11, "cpu": 2e11}  # of one sample: seconds
 TEST = {"ILSVRC/imagenet-1k": 50_000, "knkarthick/samsum": 819}  # published sizes, in examples
 TEST_TOKENS = {"Salesforce/wikitext": 287_644}  # of GPT-2's tokenizer
 CORRELATED = 4096  # tokens of a pair that is correlated; time grows with their number
@@ -125,8 +125,7 @@ class Rehearsal:
             rows, length: of the real one.
             passes: a training step counts as three.
         """
-        flops = FLOPS.get(find_device(), 2e11)
-        tokens = int(flops / passes / 2 / count_parameters(self.outline))
+        tokens = int(FLOPS[find_device()] / passes / 2 / count_parameters(self.outline))
         if self.entry.task not in SEES:
             length = min(length, max(8, tokens))
         return min(rows, max(1, tokens // length)), length
