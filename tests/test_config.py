@@ -24,7 +24,7 @@ def whole():
     """The repository's params.yaml, without what models list of the recipes: all are theirs."""
     content = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     for model in content["models"].values():
-        for name in ("variants", "without", "tuned"):
+        for name in ("variants", "without", "tuned", "once"):
             model.pop(name, None)
     return content
 
@@ -232,6 +232,8 @@ PACKAGE = {"package": "x==1", "file": "x.gguf", "sha256": "0" * 64}
             "models.vit-glyphs.tuned names 'a', which is unknown; valid are base",
         ),
         (f"{M}/tuned", ["base-tuned"] * 2, "tuned names 'base-tuned' twice; valid is each once"),
+        (f"{M}/once", ["a"], "models.vit-glyphs.once names 'a', which is unknown; valid are base"),
+        (f"{M}/once", ["base-tuned"] * 2, "once names 'base-tuned' twice; valid is each once"),
         (f"{M}/task", "..", "models.vit-glyphs.task is '..'; valid are choices, documents, im"),
         (f"{M}/task", "data", "models.vit-glyphs.task is 'data'; valid are choices, documents, im"),
         (f"{M}/task", GONE, "models.vit-glyphs.task is missing; valid are choices, documents, im"),
@@ -430,6 +432,16 @@ def test_tuned_says_which_variants_of_a_model_are_tuned(load, whole):
     assert params.seeds_of(VIT, "random-1") == params.seeds[:1]
     assert params.seeds_of(VIT, "wanda") == []  # its recipe tunes it nowhere
     assert "base-tuned" in params.variants_of(VIT)  # and is evaluated as it is
+
+
+def test_once_says_which_variants_of_a_model_are_tuned_with_one_seed(load, whole):
+    content = profile(whole)
+    content["models"][VIT]["once"] = ["permute-third", "wanda"]
+    params = load(content)
+    assert params.seeds_of(VIT, "permute-third") == params.seeds[:1]
+    assert params.seeds_of(VIT, "permute-half") == params.seeds
+    assert params.seeds_of(VIT, "wanda") == []  # its recipe tunes it nowhere
+    assert "permute-third" not in params.compared(VIT)
 
 
 def test_without_finetune_a_model_is_not_tuned(load, refuse, whole):

@@ -51,6 +51,11 @@ def test_the_best_state_on_validation_data_is_kept(setting):
     assert shared_keys(four) == shared_keys(small)
 
 
+def test_the_last_state_is_a_candidate_whatever_the_steps_between_two(setting):
+    curve = tune(setting, setting[-1], "trainer", 3)  # evaluated every 2 steps
+    assert curve.step[curve.accuracy.notna()].tolist() == [0, 2, 3]
+
+
 def test_a_resumed_tuning_ends_as_an_uninterrupted_one_still_shared(setting):
     root, small = setting[0], setting[-1]
     start = save(small, root / "start")

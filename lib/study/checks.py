@@ -85,8 +85,10 @@ def _check_listed(params: "Params", model: str) -> None:
             f"models.{model}.tuned is {tuned}, but finetune is missing; valid is its recipe, or "
             "nothing that is tuned"
         )
-    _check_different(f"models.{model}.tuned", tuned)
-    _check_known(f"models.{model}.tuned", tuned, params.variants_of(model))
+    for field in ("tuned", "once"):
+        names = getattr(params.models[model], field) or ()
+        _check_different(f"models.{model}.{field}", names)
+        _check_known(f"models.{model}.{field}", names, params.variants_of(model))
     _check_different(f"models.{model}.seeds", params.models[model].seeds or ())
     for variant in listed:
         recipe = params.recipes[variant]

@@ -100,9 +100,10 @@ class Params(Section):
         return {"all": seeds, "first": seeds[:1], "none": []}[often]
 
     def _how_often(self, model: Name, variant: Name) -> str:
-        tuned = self.model(model).may_be_tuned
-        is_left_out = tuned is not None and variant not in tuned
-        return "none" if is_left_out else self.recipe(variant).seeds
+        entry, often = self.model(model), self.recipe(variant).seeds
+        if entry.may_be_tuned is not None and variant not in entry.may_be_tuned:
+            return "none"
+        return "first" if often == "all" and variant in entry.once else often
 
     def counts(self, model: Name, recipe: Recipe) -> dict[str, int]:
         """How much goes from a model at each ratio, of what the recipe's method removes."""

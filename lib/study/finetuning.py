@@ -21,7 +21,7 @@ from transformers import (
     get_polynomial_decay_schedule_with_warmup,
 )
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
 from ffmerge.activations import Batch
 from study.hardware import describe_hardware, find_device, resolve_precision
@@ -145,6 +145,7 @@ def finetune(
         trainer.weight = training.distillation
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Bar)
+    trainer.add_callback(_LastStep)
     trainer.train_from(checkpoint)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_disable()
@@ -299,6 +300,14 @@ class _Bar(ProgressCallback):
 
     def on_log(self, *args, **kwargs) -> None:
         pass
+
+
+class _LastStep(TrainerCallback):
+    """The last state is a candidate too, whatever the steps between two evaluations."""
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_log = control.should_save = True
 
 
 def _learning_curve(history: list[dict], metric: str) -> pd.DataFrame:

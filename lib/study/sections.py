@@ -405,6 +405,7 @@ class Model(Use):
     variants: Names | None = None  # the recipes to run; if left out all that have a ratio here
     without: Names = []  # … but these
     tuned: Names | None = None  # those of them that are tuned; without it all that say so
+    once: Names = []  # those of them that are tuned with one seed, where their recipe says all
     seeds: Seeds | None = None  # of its tuning; those at the top of params.yaml if left out
     finetune: Training | None = None  # without it nothing is tuned
     downstream: Use | None = None

@@ -32,6 +32,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore:IProgress not found",  # the bars are text on purpose
     "TRANSFORMERS_VERBOSITY": "error",
+    "TORCHDYNAMO_DISABLE": "1",  # or importing peft loads torch's compiler, which no stage uses
 }
 STAGE = "DVC_STAGE"  # DVC sets it to a stage's name while it runs the stage
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|[/#])[^)\s#]*[./][^)\s#]*")  # a relative one, in Markdown

@@ -53,7 +53,7 @@ class Task(TextTask):
 
         def summarise(batch: TextBatch) -> list[tuple[str, dict]]:
             prompts = [self._prompt(example) for example in batch.examples]
-            most = max(map(len, prompts)) // 2 + 16
+            most = [len(prompt) // 2 + 16 for prompt in prompts]
             written = continue_prompts(model, self.tokenizer, prompts, most)
             return list(zip(map(str.strip, written), batch.examples, strict=True))
 
