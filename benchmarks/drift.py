@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from ffmerge.checkpoints import load
 from ffmerge.patches import apply_patch
 from study.config import find_root, load_params
-from study.patches import find_patch
+from study.patches import find_patch, name_patch
 from study.tasks import load_task, make_batches
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     rows = [{"variant": "chance"} | compare(whole, whole.roll(1, 0))]
     for variant in params.variants_of(name):
         method = params.recipe(variant).method
-        if (root / f"models/{name}/patches/{method}/{variant}.safetensors").exists():
+        if (root / name_patch(name, variant, method)).exists():
             small = apply_patch(base, find_patch(name, variant, method))
             rows.append({"variant": variant} | compare(whole, embed(small, batches)))
     table = pd.DataFrame(rows)

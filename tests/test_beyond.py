@@ -170,6 +170,10 @@ def test_private_biases_bring_every_mean_back(family, model):
     torch.testing.assert_close(found.mean(0), wanted.mean(0), atol=1e-4, rtol=1e-4)
     first, second = (find_stacks(own)[name].sublayers[j].read() for j in (i, i + 1))
     assert torch.equal(first.W_out, second.W_out) and not torch.equal(first.b_out, second.b_out)
+    louder = untie_biases(model, small, plan.groups, calibration(), TOKENS, spread=True)
+    (found,) = collect_outputs(louder, calibration(), TOKENS)[0][name][i : i + 1]
+    torch.testing.assert_close(found.mean(0), wanted.mean(0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.var(0).sum(), wanted.var(0).sum(), atol=1e-6, rtol=1e-3)
 
 
 def test_a_sublayer_whose_partner_gets_all_keeps_a_neuron_that_says_nothing(model, family):

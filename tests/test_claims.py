@@ -132,6 +132,7 @@ def test_one_seed_never_decides(judge):
 
 def test_quality_reads_alike_whether_more_or_less_is_better():
     assert ACCURACY.retained(45, 90) == PERPLEXITY.retained(20, 10) == 50
+    assert math.isnan(ACCURACY.retained(45, 0.0))  # of nothing no share is left
 
 
 def test_the_papers_claims_hold_where_they_do(judge):

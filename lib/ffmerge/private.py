@@ -24,10 +24,11 @@ def untie_biases(
     groups: Mapping[str, tuple[Group, ...]],
     batches: Iterable[Batch],
     tokens: int,
+    spread: bool = False,
 ) -> nn.Module:
     """A copy in which b_out brings the mean of every layer's output back to that of the base.
 
-    b_out,l = mean Y_l - W_out · mean H_l on what layer l of the base reads (CORP centres so).
+    b_out,l = mean Y_l - s_l W_out · mean H_l on what layer l of the base reads (CORP centres so).
 
     Args:
         base: the uncompressed model.
@@ -35,9 +36,10 @@ def untie_biases(
         groups: stack to its groups.
         batches: calibration data.
         tokens: how many to see.
+        spread: bring the spread back too, by s_l on W_out (as REPAIR, Jordan et al., 2023); or 1.
 
     Returns:
-        A model with W_out of its own in every layer, the same numbers in each, for evaluation.
+        A model with W_out of its own in every layer, s_l times the shared one, for evaluation.
 
     Raises:
         ValueError: a model without b_out.
@@ -46,27 +48,24 @@ def untie_biases(
     small, activation = copy.deepcopy(small), learn_activation(base, first)
     stacks, shared = find_stacks(base), find_stacks(small)
     places = {(name, i) for name in groups for group in groups[name] for i in group.layers}
-    sums = dict.fromkeys(places, 0.0)
-    seen = dict.fromkeys(places, 0)
-    own, tied = (
-        {(name, i): of[name].sublayers[i].read() for name, i in places} for of in (stacks, shared)
-    )
-    if any(w.b_out is None for w in tied.values()):
+    weights = {(n, i): [of[n].sublayers[i].read() for of in (stacks, shared)] for n, i in places}
+    if any(tied.b_out is None for _, tied in weights.values()):
         raise ValueError(f"{type(base).__name__} has no b_out; valid is a model with biases")
+    sums = {place: [[0, 0.0, 0.0], [0, 0.0, 0.0]] for place in places}
 
-    def receive(place: int, name: str, i: int, x: Tensor) -> None:
-        if (name, i) in places:
-            lost = 0
-            for w, sign in ((own[name, i], 1), (tied[name, i], -1)):
-                mean = to_exact(compute_hidden(w, x, activation)).sum(0)
-                lost = lost + sign * (to_exact(w.W_out) @ mean + len(x) * to_exact(w.b_out))
-            sums[name, i] += lost
-            seen[name, i] += len(x)
+    def receive(_: int, name: str, i: int, x: Tensor) -> None:
+        for w, sums_of in zip(weights.get((name, i), ()), sums.get((name, i), ()), strict=True):
+            Y = to_exact(compute_hidden(w, x, activation)) @ to_exact(w.W_out).T + w.b_out
+            for k, value in enumerate((len(Y), Y.sum(0), Y.square().sum(0))):
+                sums_of[k] = sums_of[k] + value
 
     observe(base, batches, tokens, [find_inputs], receive)
-    for name, i in places:
-        ff = shared[name].sublayers[i]
+    for (name, i), found in sums.items():
+        wanted, mean = (total / n for n, total, _ in found)
+        apart = [(squares / n - (total / n) ** 2).sum().sqrt() for n, total, squares in found]
+        ff, scale = shared[name].sublayers[i], apart[0] / apart[1] if spread else 1.0
         own = copy.deepcopy(ff.module("W_out"))
-        own.bias += (sums[name, i] / seen[name, i]).to(own.bias)
+        own.weight *= scale
+        own.bias.copy_(wanted - scale * (mean - own.bias))
         ff.layer.set_submodule(ff.names["W_out"], own, strict=True)
     return small

@@ -75,7 +75,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 weights[own] = tensor
     parts = [weights.pop(name) for name in PARTS.values() if name in weights]
     if len(parts) < len(PARTS):
-        raise ValueError(f"{path.name} holds no DINOv2; valid is a graph with one as `backbone`")
+        raise _none_in(path.name)
     weights[POSITIONS] = torch.cat(parts, dim=1)
     return {_rename(name): tensor.contiguous() for name, tensor in weights.items()}
 
@@ -107,9 +107,7 @@ def _find_config(weights: Mapping[str, Tensor], file: str) -> Dinov2Config:
         d_model, _, side, _ = weights["embeddings.patch_embeddings.projection.weight"].shape
         d_ff = len(weights["encoder.layer.0.mlp.fc1.bias"])
     except (KeyError, ValueError):
-        raise ValueError(
-            f"{file} holds no DINOv2; valid is a graph with one as `backbone`"
-        ) from None
+        raise _none_in(file) from None
     layers = {m[1] for m in (re.match(r"encoder\.layer\.(\d+)\.", n) for n in weights) if m}
     return Dinov2Config(
         hidden_size=d_model,
@@ -121,3 +119,7 @@ def _find_config(weights: Mapping[str, Tensor], file: str) -> Dinov2Config:
         use_mask_token=False,  # which only training needs
         out_features=["stem"],  # of a backbone: named by a layer, none could be dropped
     )
+
+
+def _none_in(file: str) -> ValueError:
+    return ValueError(f"{file} holds no DINOv2; valid is a graph with one as `backbone`")

@@ -1,5 +1,6 @@
 """What is measured: a metric's name, its unit, and which way is better."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -31,5 +32,10 @@ class Metric:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def retained(self, value: Values, base: float) -> Values:
-        """How much of the base's quality is left, in percent: value / base, or base / value."""
+        """How much of the base's quality is left, in percent: value / base, or base / value.
+
+        NaN where higher is better and the base scores 0: of nothing no share is left.
+        """
+        if self.higher_is_better and base == 0:
+            return value * math.nan
         return 100 * value / base if self.higher_is_better else 100 * base / value

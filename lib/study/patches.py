@@ -16,5 +16,9 @@ def find_patch(model: str, variant: str, method: str) -> Patch:
     """
     if method == "base":
         return Patch(Plan())
-    path = f"models/{model}/patches/{method}/{variant}.safetensors"
-    return load_patch(find_input(path, "4_merges"))
+    return load_patch(find_input(name_patch(model, variant, method), "4_merges"))
+
+
+def name_patch(model: str, variant: str, method: str) -> str:
+    """The file of a patch, from the root of the repository."""
+    return f"models/{model}/patches/{method}/{variant}.safetensors"

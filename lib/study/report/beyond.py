@@ -13,6 +13,10 @@ SHARES = ("2/3", "1/2", "1/4", "1/12")  # of a pair's neurons, stored
 WAYS = {"backward": "elimination from all", "forward, sharing": "search from none"}
 PRIVATE = ("backward", "forward, private")  # those that keep no merged neuron, or hardly one
 MERGES = ("vanilla", "permute", "refit")
+BIASES = {
+    "private b_out": "a b_out for every layer, not one (%)",
+    "private b_out and scale": "… that brings the mean back, and a scale for the spread (%)",
+}
 
 
 def table_beyond(roots: list[Path], params: Params, models: list[str]) -> pd.DataFrame:
@@ -73,12 +77,13 @@ def _measure(rows: pd.DataFrame, metric: Metric) -> dict[tuple[str, str], str]:
     first = next(setting for kind, setting, _ in values if kind == "layerwise")
     turn = change("layerwise", first, "one pass", "layer by layer")
     found["statistics after every layer, not one pass (%)", first] = turn
-    private = [
-        change("b_out", method, "shared b_out", "private b_out")
-        for method in ("permute", "refit")
-        if ("b_out", method, "private b_out") in values
-    ]
-    found["a b_out for every layer, not one (%)", "permute / refit"] = _join(private) or "no biases"
+    for own, words in BIASES.items():
+        private = [
+            change("b_out", method, "shared b_out", own)
+            for method in ("permute", "refit")
+            if ("b_out", method, own) in values
+        ]
+        found[words, "permute / refit"] = _join(private) or "no biases"
     for kind, words in (("ridge", "λ"), ("tokens", "tokens for each neuron")):
         tried = [setting for k, setting, _ in values if k == kind]
         scores = [f"{keep(kind, setting, metric.name):.1f}" for setting in tried]

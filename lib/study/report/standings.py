@@ -90,7 +90,7 @@ def _keep_untuned(rows: pd.DataFrame, base: pd.DataFrame) -> dict:
         return {"untuned": math.nan, "error": math.nan}
     row, metric, whole = rows.iloc[0], read_metric(base), base.value.iloc[0]
     kept = float(metric.retained(row.value, whole))
-    return {"untuned": kept, "error": _find_error(row, metric) * 100 / whole}
+    return {"untuned": kept, "error": float(metric.retained(_find_error(row, metric), whole))}
 
 
 def _find_error(row: pd.Series, metric: Metric) -> float:
