@@ -113,7 +113,8 @@ def text_run(tmp_path_factory):
     olmo = content["models"]["olmo-dialogues"]["downstream"]
     olmo |= {"data": {"path": dialogues}} | EXAMPLES
     for entry in content["models"].values():
-        entry.pop("without", None)  # of recipes that are not here
+        for listed in ("without", "once"):  # of recipes that are not here
+            entry.pop(listed, None)
     (root / "params.yaml").write_text(yaml.safe_dump(content))
 
     before = os.getcwd()
