@@ -182,10 +182,12 @@ DOUBTS = (
         "And attention: others share it, and FF sublayers are not all that a model has?",
         "That FF outputs are more alike than attention outputs: {verdict[FF outputs are more alike "
         "than attention outputs]}. Merging attention (heads aligned, W_v and W_o shared, a third "
-        "of them removed) keeps {kept[attention, third, untuned]} before tuning, with "
-        "{stored[attention, third]} of the parameters; with the FF sublayers of the same window "
-        "{kept[attention_ff, third, untuned]} with {stored[attention_ff, third]}, the FF sublayers "
-        "alone {kept[permute, third, untuned]} with {stored[permute, third]}.",
+        "of them removed) keeps {kept[attention, third, untuned]} before tuning and "
+        "{kept[attention, third, tuned]} after it, with {stored[attention, third]} of the "
+        "parameters; with the FF sublayers of the same window {kept[attention_ff, third, untuned]} "
+        "and {kept[attention_ff, third, tuned]} with {stored[attention_ff, third]}, the FF "
+        "sublayers alone {kept[permute, third, untuned]} and {kept[permute, third, tuned]} with "
+        "{stored[permute, third]}.",
         f"{CLAIMS}; Figures 5 and 6 on the [page](README.md); {ATTENTION}",
     ),
     Doubt(
