@@ -23,6 +23,7 @@ IDEAS = (
     ("least squares for a shared FF", "permute", "refit"),
     ("several groups, not one window", "permute", "groups"),
     ("… that need not be neighbours", "groups", "groups_free"),
+    ("… of refitted FFs", "refit", "groups_refit"),
     ("… and least squares", "groups", "groups_refit"),
     ("… and regression on the base's outputs", "groups_refit", "groups_local"),
     ("share, not leave out", "ff_drop", "permute"),

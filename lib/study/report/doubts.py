@@ -32,6 +32,7 @@ PAIRS = (
     ("merging a trained model ≥ sharing from scratch", "permute", "scratch"),
     ("one window ≥ several groups", "permute", "groups"),
     ("groups of neighbours ≥ groups of any", "groups", "groups_free"),
+    ("one refitted window ≥ several refitted groups", "refit", "groups_refit"),
     ("least squares ≥ the paper's average (permute)", "refit", "permute"),
     ("a budget for two neighbours (pool) ≥ an even one (OBS)", "pool", "neurons_obs_refit"),
 )

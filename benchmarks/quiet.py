@@ -1,0 +1,83 @@
+"""How much quieter does averaging make a sublayer's output: its mean, its spread, its direction?
+
+    python benchmarks/quiet.py vit-glyphs gpt2-docs marian-cldr
+
+Both are of what a layer's own FF and the merged one put out on what the base's layer reads, at the
+window that permute chose for a third. results/benchmarks/quiet.csv has a row for each layer: norm
+of the mean and spread (root of the summed variances) of both, and the cosine of the two means.
+"""
+
+import argparse
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from ffmerge.activations import observe, peek
+from ffmerge.alignment import to_exact
+from ffmerge.checkpoints import load
+from ffmerge.merging import list_window_plans
+from ffmerge.methods import permute
+from ffmerge.moments import find_inputs, find_tokens
+from ffmerge.patches import apply_patch
+from ffmerge.refitting import compute_hidden, learn_activation
+from ffmerge.selection import choose
+from ffmerge.sublayers import find_depths, find_stacks
+from study.config import find_root, load_params
+from study.evidence import load_evidence
+from study.tasks import load_task
+from study.upkeep import update_table
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="+", help="names in params.yaml")
+    root = find_root()
+    for model in tqdm(parser.parse_args().models, unit="model"):
+        rows = pd.DataFrame(measure(model)).assign(model=model)
+        print(rows.to_string(index=False))
+        update_table(root / "results/benchmarks/quiet.csv", rows, ["model"])
+
+
+def measure(model: str) -> list[dict]:
+    """One row for each layer of the window."""
+    root, params = find_root(), load_params()
+    entry, task = params.model(model), load_task(model, params, root)
+    torch.set_num_threads(params.threads)
+    base = load(root / f"models/{model}/base", attn_implementation=entry.attention)
+    evidence = load_evidence(model, "permute", task, entry.batch_size)
+    calibration = load_evidence(model, "refit", task, entry.batch_size).calibration
+    windows = pd.read_csv(root / f"results/models/{model}/windows/permute.csv")
+    tried = windows[windows.ratio == "third"].reset_index(drop=True)
+    best = tried.layers[choose(tried.value.tolist(), task.metric.higher_is_better)]
+    removed = entry.counts("FF sublayers")["third"]
+    (plan,) = (p for p in list_window_plans(find_depths(base), removed) if str(p) == best)
+    small = apply_patch(base, permute.make(base, plan, evidence))
+    first, batches = peek(calibration())
+    activation, stacks = learn_activation(base, first), (find_stacks(base), find_stacks(small))
+    places = [(name, i) for name in plan.groups for g in plan.groups[name] for i in g.layers]
+    weights = {(n, i): [of[n].sublayers[i].read() for of in stacks] for n, i in places}
+    outputs = {place: ([], []) for place in places}
+
+    def receive(_: int, name: str, i: int, x: torch.Tensor) -> None:
+        for w, kept in zip(weights.get((name, i), ()), outputs.get((name, i), ()), strict=True):
+            hidden = to_exact(compute_hidden(w, x, activation))  # (n_tokens, d_ff)
+            bias = 0 if w.b_out is None else w.b_out
+            kept.append(hidden @ to_exact(w.W_out).T + bias)  # (n_tokens, d_model)
+
+    observe(base, batches, find_tokens(base) // 4, [find_inputs], receive)
+    rows = []
+    for (name, i), found in outputs.items():
+        both = [torch.cat(parts) for parts in found]
+        means = [y.mean(0) for y in both]
+        row = {"model": model, "stack": name, "layer": i}
+        for who, y, mean in zip(("own", "merged"), both, means, strict=True):
+            spread = float(y.var(0).sum().sqrt())
+            row |= {f"mean ({who})": float(mean.norm()), f"spread ({who})": spread}
+        rows.append(row | {"cosine of means": float(torch.cosine_similarity(*means, dim=0))})
+    return rows
+
+
+if __name__ == "__main__":
+    main()
