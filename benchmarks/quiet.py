@@ -20,7 +20,7 @@ from ffmerge.merging import list_window_plans
 from ffmerge.methods import permute
 from ffmerge.moments import find_inputs, find_tokens
 from ffmerge.patches import apply_patch
-from ffmerge.refitting import compute_hidden, learn_activation
+from ffmerge.refitting import compute_output, learn_activation
 from ffmerge.selection import choose
 from ffmerge.sublayers import find_depths, find_stacks
 from study.config import find_root, load_params
@@ -62,9 +62,7 @@ def measure(model: str) -> list[dict]:
 
     def receive(_: int, name: str, i: int, x: torch.Tensor) -> None:
         for w, kept in zip(weights.get((name, i), ()), outputs.get((name, i), ()), strict=True):
-            hidden = to_exact(compute_hidden(w, x, activation))  # (n_tokens, d_ff)
-            bias = 0 if w.b_out is None else w.b_out
-            kept.append(hidden @ to_exact(w.W_out).T + bias)  # (n_tokens, d_model)
+            kept.append(to_exact(compute_output(w, x, activation)))  # (n_tokens, d_model)
 
     observe(base, batches, find_tokens(base) // 4, [find_inputs], receive)
     rows = []

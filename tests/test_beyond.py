@@ -20,6 +20,8 @@ from ffmerge.patches import Plan, apply_patch
 from ffmerge.pooling import fit_pools, pool_pairs
 from ffmerge.private import untie_biases
 from ffmerge.pruning import list_neuron_plans, prune
+from ffmerge.refitting import collect_inputs, compute_output, learn_activation
+from ffmerge.regression import regress_groups
 from ffmerge.sublayers import find_depths, find_stacks
 from ffmerge.weights import permute, select
 
@@ -174,6 +176,25 @@ def test_private_biases_bring_every_mean_back(family, model):
     (found,) = collect_outputs(louder, calibration(), TOKENS)[0][name][i : i + 1]
     torch.testing.assert_close(found.mean(0), wanted.mean(0), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.var(0).sum(), wanted.var(0).sum(), atol=1e-6, rtol=1e-3)
+
+
+def test_regression_brings_a_shared_sublayer_nearer_to_what_the_base_puts_out(family, model):
+    plan = list_window_plans(find_depths(model), 2 * len(find_stacks(model)))[1]
+    start = find_method("vanilla").make(model, plan, Evidence())
+    fitted = regress_groups(model, start, calibrate(family), steps=30, tokens=TOKENS)
+    places = {(n, i) for n, groups in plan.groups.items() for g in groups for i in g.layers}
+    activation = learn_activation(model, make_batch(family))
+    read = collect_inputs(model, calibrate(family)(), TOKENS, places)
+
+    def measure(patch):
+        small, lost = find_stacks(apply_patch(model, patch)), 0.0
+        for (name, i), x in read.items():
+            both = (of[name].sublayers[i].read() for of in (find_stacks(model), small))
+            wanted, found = (compute_output(weights, x, activation) for weights in both)
+            lost += float((found - wanted).square().sum() / wanted.var())
+        return lost
+
+    assert measure(fitted) < 0.95 * measure(start)
 
 
 def test_a_sublayer_whose_partner_gets_all_keeps_a_neuron_that_says_nothing(model, family):
