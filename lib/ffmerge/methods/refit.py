@@ -22,7 +22,7 @@ def list_plans(model: nn.Module, count: int, evidence: Evidence) -> list[Plan]:
 
 
 def make(model: nn.Module, plan: Plan, evidence: Evidence) -> Patch:
-    """W = (Σ P_i W_i G_i) (Σ G_i + λI)⁻¹ for W_in and W_gate, then for W_out."""
+    """W = (Σ P_i W_i G_i) (Σ G_i + λI)⁻¹ for W_in, W_gate, then W_out with b_out, shared too."""
     permutations = select_permutations(evidence.permutations, plan.groups)
     read = evidence.once("read", lambda: read_inputs(model, evidence.calibration()))
     return refit_groups(model, plan, permutations, evidence.calibration, read=read)
