@@ -14,15 +14,14 @@ import torch
 from tqdm import tqdm
 
 from ffmerge.activations import observe, peek
-from ffmerge.alignment import to_exact
 from ffmerge.checkpoints import load
-from ffmerge.merging import list_window_plans
+from ffmerge.fidelity import RunningSpread
+from ffmerge.files import read_json
 from ffmerge.methods import permute
 from ffmerge.moments import find_inputs, find_tokens
-from ffmerge.patches import apply_patch
+from ffmerge.patches import Plan, apply_patch
 from ffmerge.refitting import compute_output, learn_activation
-from ffmerge.selection import choose
-from ffmerge.sublayers import find_depths, find_stacks
+from ffmerge.sublayers import find_stacks
 from study.config import find_root, load_params
 from study.evidence import load_evidence
 from study.tasks import load_task
@@ -46,33 +45,28 @@ def measure(model: str) -> list[dict]:
     entry, task = params.model(model), load_task(model, params, root)
     torch.set_num_threads(params.threads)
     base = load(root / f"models/{model}/base", attn_implementation=entry.attention)
-    evidence = load_evidence(model, "permute", task, entry.batch_size)
-    calibration = load_evidence(model, "refit", task, entry.batch_size).calibration
-    windows = pd.read_csv(root / f"results/models/{model}/windows/permute.csv")
-    tried = windows[windows.ratio == "third"].reset_index(drop=True)
-    best = tried.layers[choose(tried.value.tolist(), task.metric.higher_is_better)]
-    removed = entry.counts("FF sublayers")["third"]
-    (plan,) = (p for p in list_window_plans(find_depths(base), removed) if str(p) == best)
+    evidence = load_evidence(model, "refit", task, entry.batch_size)  # its data; permute has none
+    chosen = read_json(root / f"results/models/{model}/chosen/permute.json")
+    plan = Plan.from_json(chosen["third"][0])
     small = apply_patch(base, permute.make(base, plan, evidence))
-    first, batches = peek(calibration())
+    first, batches = peek(evidence.calibration())
     activation, stacks = learn_activation(base, first), (find_stacks(base), find_stacks(small))
     places = [(name, i) for name in plan.groups for g in plan.groups[name] for i in g.layers]
     weights = {(n, i): [of[n].sublayers[i].read() for of in stacks] for n, i in places}
-    outputs = {place: ([], []) for place in places}
+    found = {place: (RunningSpread(), RunningSpread()) for place in places}
 
     def receive(_: int, name: str, i: int, x: torch.Tensor) -> None:
-        for w, kept in zip(weights.get((name, i), ()), outputs.get((name, i), ()), strict=True):
-            kept.append(to_exact(compute_output(w, x, activation)))  # (n_tokens, d_model)
+        for w, outputs in zip(weights.get((name, i), ()), found.get((name, i), ()), strict=True):
+            outputs.update(compute_output(w, x, activation))
 
     observe(base, batches, find_tokens(base) // 4, [find_inputs], receive)
     rows = []
-    for (name, i), found in outputs.items():
-        both = [torch.cat(parts) for parts in found]
-        means = [y.mean(0) for y in both]
-        row = {"model": model, "stack": name, "layer": i}
-        for who, y, mean in zip(("own", "merged"), both, means, strict=True):
-            spread = float(y.var(0).sum().sqrt())
-            row |= {f"mean ({who})": float(mean.norm()), f"spread ({who})": spread}
+    for (stack, i), both in found.items():
+        row = {"model": model, "stack": stack, "layer": i}
+        for who, outputs in zip(("own", "merged"), both, strict=True):
+            row[f"mean ({who})"] = float(outputs.mean().norm())
+            row[f"spread ({who})"] = outputs.value()
+        means = (outputs.mean() for outputs in both)
         rows.append(row | {"cosine of means": float(torch.cosine_similarity(*means, dim=0))})
     return rows
 

@@ -29,6 +29,10 @@ class RunningSpread:
         self.sum += rows.sum(0)
         self.squares += rows.square().sum(0)
 
+    def mean(self) -> Tensor:
+        """The mean of each of d, (d,) in float64."""
+        return self.shift + self.sum / self.n
+
     def value(self) -> float:
         """The square root of the variances' sum over all d."""
         variance = self.squares / self.n - (self.sum / self.n).square()

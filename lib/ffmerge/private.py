@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ffmerge.activations import Batch, observe, peek
-from ffmerge.alignment import to_exact
+from ffmerge.fidelity import RunningSpread
 from ffmerge.groups import Group
 from ffmerge.moments import find_inputs
-from ffmerge.refitting import compute_hidden, learn_activation
+from ffmerge.refitting import compute_output, learn_activation
 from ffmerge.sublayers import find_stacks
 
 
@@ -46,26 +46,22 @@ def untie_biases(
     """
     first, batches = peek(batches)
     small, activation = copy.deepcopy(small), learn_activation(base, first)
-    stacks, shared = find_stacks(base), find_stacks(small)
-    places = {(name, i) for name in groups for group in groups[name] for i in group.layers}
-    weights = {(n, i): [of[n].sublayers[i].read() for of in (stacks, shared)] for n, i in places}
+    both = find_stacks(base), find_stacks(small)
+    places = [(name, i) for name in groups for group in groups[name] for i in group.layers]
+    weights = {(n, i): [of[n].sublayers[i].read() for of in both] for n, i in places}
     if any(tied.b_out is None for _, tied in weights.values()):
         raise ValueError(f"{type(base).__name__} has no b_out; valid is a model with biases")
-    sums = {place: [[0, 0.0, 0.0], [0, 0.0, 0.0]] for place in places}
+    outputs = {place: (RunningSpread(), RunningSpread()) for place in places}
 
     def receive(_: int, name: str, i: int, x: Tensor) -> None:
-        for w, sums_of in zip(weights.get((name, i), ()), sums.get((name, i), ()), strict=True):
-            Y = to_exact(compute_hidden(w, x, activation)) @ to_exact(w.W_out).T + w.b_out
-            for k, value in enumerate((len(Y), Y.sum(0), Y.square().sum(0))):
-                sums_of[k] = sums_of[k] + value
+        for w, found in zip(weights.get((name, i), ()), outputs.get((name, i), ()), strict=True):
+            found.update(compute_output(w, x, activation))
 
     observe(base, batches, tokens, [find_inputs], receive)
-    for (name, i), found in sums.items():
-        wanted, mean = (total / n for n, total, _ in found)
-        apart = [(squares / n - (total / n) ** 2).sum().sqrt() for n, total, squares in found]
-        ff, scale = shared[name].sublayers[i], apart[0] / apart[1] if spread else 1.0
+    for (name, i), (wanted, found) in outputs.items():
+        scale, ff = wanted.value() / found.value() if spread else 1.0, both[1][name].sublayers[i]
         own = copy.deepcopy(ff.module("W_out"))
         own.weight *= scale
-        own.bias.copy_(wanted - scale * (mean - own.bias))
+        own.bias.copy_(wanted.mean() - scale * (found.mean() - own.bias))
         ff.layer.set_submodule(ff.names["W_out"], own, strict=True)
     return small
