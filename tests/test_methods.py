@@ -14,11 +14,13 @@ from families import (
     make_model,
     spread_cases,
 )
+from safetensors.torch import load_file
 from transformers.pytorch_utils import Conv1D
 
 from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.checkpoints import load, save
 from ffmerge.costs import count_flops, count_sparse_bytes
+from ffmerge.memory import count_bytes
 from ffmerge.methods import find_method
 from ffmerge.patches import apply_patch, count_parameters
 from ffmerge.pruning import list_neuron_plans
@@ -57,6 +59,12 @@ def count_neuron(ff):
     return (ff.n_parameters - (0 if bias is None else bias.numel())) // ff.d_ff
 
 
+def count_stored(folder):
+    """Bytes of the tensors in a folder's weights, without the files' headers."""
+    files = folder.glob("*.safetensors")
+    return sum(count_bytes(load_file(file).values()) for file in files)
+
+
 def test_every_method_is_of_one_kind():
     kinds = SHARING, ATTENDING, NEURONS, DROPPING, SPARSE
     assert sorted(name for kind in kinds for name in kind) == list_methods()
@@ -67,6 +75,8 @@ def test_every_method_is_of_one_kind():
 def test_a_compressed_model_predicts_and_loads_bitwise_equal(family, method, tmp_path):
     model, _, _, small = compress(family, method)
     again, batch = load(save(small, tmp_path / "small")), make_batch(family)
+    less = count_stored(save(model, tmp_path / "base")) - count_stored(tmp_path / "small")
+    assert less == count_bytes(model.parameters()) - count_bytes(small.parameters())
     assert logits(small, batch).isfinite().all()
     assert torch.equal(logits(small, batch), logits(again, batch))
     assert not torch.equal(logits(small, batch), logits(model, batch))

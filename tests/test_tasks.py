@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from families import make_gpt2
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from study.copying import read_notes, score_notes
@@ -234,6 +235,20 @@ def test_rouge_and_slots_of_right_and_wrong_summaries(summarising):
     assert near["who right"] == 100 and near["where right"] == 0 and near["ROUGE-1"] > 80
     first = summarising.score_first_words([summarising.collate(rows)], 3).by_name
     assert first["ROUGE-1"] < near["ROUGE-1"] and first["where right"] == 0
+
+
+def test_a_summary_does_not_depend_on_the_others_of_its_batch(modelling, tmp_path):
+    modelling.save_processor(tmp_path / "base")
+    dialogues = ["Anna: Hi!", "Omar: Hello, let us meet in Guinea.", "Anna: " + "Yes. " * 20]
+    rows = [{"dialogue": dialogue, "summary": "They meet."} for dialogue in dialogues]
+    task = summarisation.Task(modelling.base, write(tmp_path / "d", rows), tmp_path / "base")
+    torch.manual_seed(0)
+    sizes = dict(n_embd=16, n_layer=2, n_head=2, n_positions=512)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(task.tokenizer), **sizes)).double().eval()
+    together = task.evaluate(model, [task.collate(rows)])
+    assert task.evaluate(model, [task.collate([row]) for row in rows]) == together
+    written = [len(task.tokenizer(text)["input_ids"]) for text in together.answers["summary"]]
+    assert written[0] < written[2]  # each at most half as long as its prompt, and 16 tokens
 
 
 def test_sentences_are_split_by_a_fixed_rule():

@@ -31,9 +31,10 @@ def score_notes(model: PreTrainedModel, task: Task, batch_size: int = 50) -> Sco
     if "notes" not in rows.column_names:
         return None
     rows = [row for row in rows if row["notes"]]
+    most = 8 + max(len(task.tokenizer(row["notes"])["input_ids"]) for row in rows)
     written = []
     for start in range(0, len(rows), batch_size):
-        written += _continue(model, task, rows[start : start + batch_size])
+        written += _continue(model, task, rows[start : start + batch_size], most)
     pairs = [
         (read_notes(row["notes"]), read_notes(w)) for row, w in zip(rows, written, strict=True)
     ]
@@ -54,9 +55,8 @@ def read_notes(text: str) -> dict[str, str]:
     return notes
 
 
-def _continue(model: PreTrainedModel, task: Task, rows: list[dict]) -> list[str]:
+def _continue(model: PreTrainedModel, task: Task, rows: list[dict], most: int) -> list[str]:
     """What a model writes in the place of the notes, up to the end of the text."""
     tokenizer = task.tokenizer
     prompts = [tokenizer(row["text"].removesuffix(row["notes"]))["input_ids"] for row in rows]
-    longest = max(len(tokenizer(row["notes"])["input_ids"]) for row in rows)
-    return continue_prompts(model, tokenizer, prompts, longest + 8)
+    return continue_prompts(model, tokenizer, prompts, [most] * len(prompts))

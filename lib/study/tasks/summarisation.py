@@ -49,11 +49,11 @@ class Task(TextTask):
         return TextBatch(tensors | {"labels": labels}, examples)
 
     def evaluate(self, model: PreTrainedModel, batches: Iterable[TextBatch]) -> Score:
-        """Score greedy summaries: at most half the batch's longest prompt and 16 tokens more."""
+        """Score greedy summaries of at most half the prompt's length and 16 tokens more."""
 
         def summarise(batch: TextBatch) -> list[tuple[str, dict]]:
             prompts = [self._prompt(example) for example in batch.examples]
-            most = max(map(len, prompts)) // 2 + 16
+            most = [len(prompt) // 2 + 16 for prompt in prompts]
             written = continue_prompts(model, self.tokenizer, prompts, most)
             return list(zip(map(str.strip, written), batch.examples, strict=True))
 

@@ -152,7 +152,7 @@ def continue_prompts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
-    most: int,
+    most: list[int],
 ) -> list[str]:
     """What a decoder writes after each prompt, greedily, up to its end-of-text token.
 
@@ -160,19 +160,22 @@ def continue_prompts(
         model: a decoder.
         tokenizer: its own.
         prompts: tokens; padded on the left, so that all end where the model goes on.
-        most: how many tokens it may write.
+        most: how many tokens it may write after each.
+
+    Invariant: what is written after a prompt does not depend on the other prompts of a batch.
     """
     end = tokenizer.eos_token_id
     inputs = pad_inputs(prompts, end, left=True)
     output = model.generate(
         **{name: tensor.to(model.device) for name, tensor in inputs.items()},
-        max_new_tokens=most,
+        max_new_tokens=max(most),
         do_sample=False,
         eos_token_id=end,
         pad_token_id=end,
     )
-    new = output[:, inputs["input_ids"].shape[1] :]
-    return tokenizer.batch_decode(new, skip_special_tokens=True)
+    new = output[:, inputs["input_ids"].shape[1] :].tolist()
+    cut = [tokens[:n] for tokens, n in zip(new, most, strict=True)]
+    return tokenizer.batch_decode(cut, skip_special_tokens=True)
 
 
 def slide_windows(tokens: list[int], context: int) -> Iterator[dict[str, list[int]]]:
