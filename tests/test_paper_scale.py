@@ -196,7 +196,7 @@ def test_opus_mt_from_a_pickle_two_spm_files_and_the_challenges_files(
 @pytest.mark.parametrize("name", ["olmo-1b", pytest.param("olmo-7b", marks=pytest.mark.slow)])
 def test_olmo_from_many_files_untied(tiny_copy, name, tmp_path, monkeypatch):
     monkeypatch.setattr(dolma, "HUB", str(write_dolma(tmp_path / "dolma")))
-    monkeypatch.setattr(dolma, "find_revision", lambda: "c0ffee")
+    monkeypatch.setattr(dolma, "REVISION", "c0ffee")
     root, served = tiny_copy(name)
     assert len(list(served.glob("model-0*.safetensors"))) > 5
     run(name)
@@ -306,7 +306,7 @@ def test_an_archive_that_is_not_there_is_one_sentence(tmp_path):
 
 def test_a_frozen_sample_is_the_same_documents_and_another_one_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(dolma, "HUB", str(write_dolma(tmp_path / "dolma")))
-    monkeypatch.setattr(dolma, "find_revision", lambda: "c0ffee")
+    monkeypatch.setattr(dolma, "REVISION", "c0ffee")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         dolma.write_corpus(tmp_path / name, **DOCUMENTS)

@@ -3,22 +3,21 @@
     python -m study.corpora.dolma
 
 The paper takes OLMo's features from about 10,000 tokens of it (Section 4.5). Dolma itself is a
-script with lists of addresses, so a mirror in Parquet is streamed. A corpus that is there is never
-taken anew; which commit it is of stands beside it.
+script with lists of addresses, so a mirror in Parquet is streamed, at one commit. A corpus that is
+there is never taken anew.
 """
 
 from itertools import islice
 from pathlib import Path
 
 from datasets import load_dataset
-from huggingface_hub import HfApi
 
-from ffmerge.hub import WAIT, asking_hub
+from ffmerge.hub import asking_hub
 from study.config import find_root, load_params
 from study.corpora import ensure_corpus, write_splits
 from study.packages import hash_file
 
-HUB = "devingulliver/dolma-v1_6-sample"
+HUB, REVISION = "devingulliver/dolma-v1_6-sample", "6b03e4bbe0d9633c408555a7a8667b944033b46c"
 COLUMNS = ("id", "source", "text")
 BUFFER = 1000  # documents that are shuffled at a time; the files are shuffled too
 
@@ -34,9 +33,8 @@ def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
         ValueError: the hub refuses, or there are fewer documents.
     """
     wanted = train + validation + test
-    with asking_hub(HUB, "dataset"):
-        revision = find_revision()
-        rows = load_dataset(HUB, split="train", revision=revision, streaming=True)
+    with asking_hub(HUB, "dataset", REVISION):
+        rows = load_dataset(HUB, split="train", revision=REVISION, streaming=True)
         rows = rows.shuffle(seed=0, buffer_size=BUFFER)
         documents = [{c: row[c] for c in COLUMNS if c in row} for row in islice(rows, wanted)]
     if len(documents) < wanted:
@@ -49,15 +47,10 @@ def write_corpus(folder: Path, train: int, validation: int, test: int) -> None:
     head = [
         f"# {wanted} documents of Dolma",
         "",
-        f"From `{HUB}` at commit `{revision}`, ODC-BY.",
+        f"From `{HUB}` at commit `{REVISION}`, ODC-BY.",
         "",
     ]
     (folder / "README.md").write_text("\n".join([*head, *told, ""]), encoding="utf-8")
-
-
-def find_revision() -> str:
-    """The commit that the mirror is at now."""
-    return HfApi().dataset_info(HUB, timeout=WAIT).sha
 
 
 if __name__ == "__main__":
