@@ -4,7 +4,8 @@
 
 Takes turns, candidate by candidate, so that other work on the machine slows both alike; both scores
 must be equal. The least that is possible is the share of layers that lie at or above a window's
-start. Making the candidate is not counted; it takes the same either way.
+start; those of a decoder behind an encoder all do, as they read what that puts out. Making the
+candidate is not counted; it takes the same either way.
 results/benchmarks/windows.csv gets the models that were asked for, and keeps the others.
 """
 
@@ -16,7 +17,7 @@ import torch
 
 from ffmerge.checkpoints import load
 from ffmerge.merging import list_window_plans, merge_groups
-from ffmerge.patches import apply_patch
+from ffmerge.patches import Plan, apply_patch
 from ffmerge.reuse import Reuse
 from study.config import find_root, load_params
 from study.machine import describe_machine
@@ -62,7 +63,7 @@ def main(models: list[str]) -> None:
                 assert reuse(candidate) == score, (model, str(plan))
                 whole += middle - start
                 reused += time.perf_counter() - middle
-            left = [1 - group.layers[0] / depth for group, depth in _starts(plans, entry.layers)]
+            left = [count_left(plan, entry.layers) for plan in plans]
             row = {"model": model, "ratio": ratio, "candidates": len(plans)}
             row |= {"whole_s": whole, "reused_s": reused, "share": reused / whole}
             rows.append(row | {"layers_left": sum(left) / len(left)})
@@ -72,8 +73,10 @@ def main(models: list[str]) -> None:
     update_table(path, table, ["model"])
 
 
-def _starts(plans, depths):
-    return [(groups[0], depths[name]) for plan in plans for name, groups in plan.groups.items()]
+def count_left(plan: Plan, depths: dict[str, int]) -> float:
+    """The share of layers that a candidate must run: only its first stack is shortened."""
+    first = next(iter(depths))
+    return 1 - plan.groups[first][0].layers[0] / sum(depths.values())
 
 
 if __name__ == "__main__":
