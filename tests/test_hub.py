@@ -21,10 +21,12 @@ from transformers import AutoTokenizer
 
 from ffmerge import hub
 from ffmerge.hub import asking_hub, explain
+from study.config import load_params
 from study.pretrained import load_pretrained, load_pretrained_tokenizer
 from study.sections import Base, Data
 from study.tasks.data import load_split
 from study.tasks.images import Task as Images
+from workflow.inputs import ask_hub
 
 IMAGENET = Data(path="ILSVRC/imagenet-1k", streaming=True)
 VIT = Base(hub="google/vit-base-patch16-224", revision="v9")
@@ -82,6 +84,22 @@ def test_every_refusal_is_one_sentence_that_says_what_to_do(monkeypatch, loader,
         LOADERS[loader]()
     assert "\n" not in str(told.value) and str(told.value).count("; valid") == 1
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(("kind", "words"), [("model", "google/vit-b"), ("dataset", "ILSVRC")])
+def test_make_repro_asks_before_a_stage_runs_and_only_for_what_it_will_fetch(
+    monkeypatch, repository, kind, words
+):
+    def told(self, name, repo_type, **kwargs):
+        if repo_type == kind:
+            raise answer(GatedRepoError, 403)
+
+    params = load_params(repository)
+    monkeypatch.setattr(HfApi, "repo_info", told)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **kwargs: None)
+    ask_hub(params, ["activations@vit-base", "fetch@smollm2"])
+    with pytest.raises(ValueError, match=rf"'{words}.* is gated \(no token\); valid is"):
+        ask_hub(params, ["fetch@vit-base"])
 
 
 def test_a_token_without_the_terms_is_told_from_no_token(monkeypatch):

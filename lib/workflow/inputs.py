@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,31 @@ def check_inputs(root: Path) -> Params:
     write_stages(root, params)
     write_copies(root, params)
     return params
+
+
+def ask_hub(params: Params, stages: Iterable[str]) -> None:
+    """Ask the hub for the bases that stages will fetch, and for the data of their models.
+
+    Raises:
+        ValueError: a model or a data set is refused, or not reached and was never fetched.
+    """
+    models = [model for model in params.models if f"fetch@{model}" in stages]
+    entries = [entry for entry in map(params.model, models) if entry.base.hub]
+    if not entries:
+        return
+    from huggingface_hub import hf_hub_download
+
+    from ffmerge.hub import asking_hub, is_hub_id
+    from study.architectures import list_uses
+
+    for entry in entries:
+        hub, revision = entry.base.hub, entry.base.revision
+        with asking_hub(hub, "model", revision):
+            if is_hub_id(hub):
+                hf_hub_download(hub, "config.json", revision=revision)
+        for data in (use.data for _, use in list_uses(entry) if not use.data.corpus):
+            with asking_hub(data.path, "dataset", data.revision):
+                pass  # what it refuses is said now; what it serves is loaded by the stages
 
 
 def provide(pipeline: Pipeline, name: str) -> None:

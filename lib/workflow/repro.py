@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 from ffmerge.files import replacing
 from study.config import Params, find_root
 from workflow import durations
-from workflow.inputs import check_inputs, fetch, provide
+from workflow.inputs import ask_hub, check_inputs, fetch, provide
 from workflow.planning import Schedule, explain, is_base, join, make_schedule
 
 if TYPE_CHECKING:  # a wrong name in params.yaml is answered before DVC is imported
@@ -40,7 +40,7 @@ def reproduce(root: Path, bases: Bases = "ask") -> None:
         bases: what to do with trained bases that are stale: stop and ask, keep or train anew.
 
     Raises:
-        ValueError: params.yaml or a corpus is not valid, or a base is stale.
+        ValueError: params.yaml or a corpus is not valid, a base is stale, or the hub refuses.
         SystemExit: a stage failed, and has said why.
     """
     params = check_inputs(root)
@@ -55,6 +55,7 @@ def reproduce(root: Path, bases: Bases = "ask") -> None:
             print(f"{len(plan.reasons) + len(plan.again)} stages will run:\n{plan.describe()}")
             most = "at most " if plan.followers else ""
             print(f"{most}{estimate(root, params, plan.stages)}\n", flush=True)
+            ask_hub(params, plan.stages)
             run(pipeline, plan)
         fetch(pipeline)
 
