@@ -10,7 +10,7 @@ from ffmerge.methods import Evidence
 from ffmerge.patches import Patch, Plan, apply_plan, check_plan
 from ffmerge.sublayers import find_depths
 
-LOOK = {"label": "from scratch", "color": "#999999", "marker": "o"}
+LOOK = {"label": "from scratch", "color": "#999999", "marker": "s"}
 FAMILY = "shares"
 REMOVES = "FF sublayers"
 NEEDS = ()

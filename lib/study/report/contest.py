@@ -1,6 +1,7 @@
 """The contest in one picture: what each method keeps, at what it stores and what it computes."""
 
 import math
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.transforms import Bbox
 
 from study.config import Params
 from study.report.choices import FAITHFUL
-from study.report.labels import find_box, write_apart, write_beside
+from study.report.labels import find_box, find_line, write_apart, write_beside
 from study.report.standings import RATIOS, measure_contest, select_budget
 from study.report.style import BASE, MARKER, TUNED, WIDTH, find_look, finish
 
@@ -132,7 +133,7 @@ def _find_named(table: pd.DataFrame) -> list[str]:
 
 
 def _draw_points(ax: Axes, points: pd.DataFrame, side: str, named: list[str]) -> None:
-    points, taken = points[points[side].notna()], []
+    points, taken, bars = points[points[side].notna()], [], []
     places = []
     for point in points.to_dict("records"):
         x = _find_room(ax, (point[side], point["kept"]), taken)
@@ -143,13 +144,19 @@ def _draw_points(ax: Axes, points: pd.DataFrame, side: str, named: list[str]) ->
         if not math.isnan(point["std"]):
             bar = {"fmt": "none", "color": look["color"], "lw": 1.1, "zorder": 2}
             ax.errorbar(x, point["kept"], point["std"], **bar)
+            ends = (x, point["kept"] - point["std"]), (x, point["kept"] + point["std"])
+            bars.append(find_box(ax, *ends, 1))
         places.append((x, point["kept"]))
     points = points.assign(place=places).sort_values(["is_tuned", "stored"])
     if side == "flops":
         for (method, _), part in points.groupby(["method", "is_tuned"]):
             line = {"color": find_look(method)["color"], "lw": 0.9, "alpha": 0.6, "zorder": 1.5}
             ax.plot(*zip(*part.place, strict=True), **line)
-    taken.append(find_box(ax, (ax.get_xlim()[0], 100), (ax.get_xlim()[1], 100), 1))
+            for ends in pairwise(part.place):
+                bars += find_line(ax, *ends, 0.5)
+    taken += bars  # which marks may cover, and names may not
+    for across in (line.get_ydata()[0] for line in ax.lines if line.get_ls() in ("--", ":")):
+        taken.append(find_box(ax, (ax.get_xlim()[0], across), (ax.get_xlim()[1], across), 1))
     for method in named:  # the more is removed, the more room there is
         mine = points[points.method == method]
         color, label = find_look(method)["color"], find_look(method)["label"]

@@ -1,5 +1,6 @@
 """Direct labels: what a point is, in its own colour, where nothing is in the way."""
 
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,7 +10,9 @@ from matplotlib.transforms import Bbox
 
 from study.report.results import shorten_kind
 
+PAD = 2.5  # points between a label and what it may not cover
 HALO = withStroke(linewidth=2.5, foreground="white")  # no line runs through a label
+PIECES = 16  # boxes that stand for a line
 # Around a point: points to the right and up.
 PLACES = ((0, 7), (-8, 0), (8, 0), (5, 6), (-5, 6), (0, -7), (0, 16), (-4, 16), (4, 16))
 
@@ -83,6 +86,7 @@ def write_apart(
 def _is_free(label: Annotation, ax: Axes, taken: list[Bbox]) -> bool:
     box = label.get_window_extent()
     inside = all(ax.bbox.contains(*corner) for corner in (box.min, box.max))
+    box = box.padded(PAD * ax.figure.dpi / 72, 0)
     return inside and not any(box.overlaps(other) for other in taken)
 
 
@@ -95,6 +99,22 @@ def find_box(ax: Axes, low: tuple[float, float], high: tuple[float, float], pad:
         pad: around them, in points.
     """
     return Bbox(ax.transData.transform([low, high])).padded(pad * ax.figure.dpi / 72)
+
+
+def find_line(
+    ax: Axes, start: tuple[float, float], end: tuple[float, float], pad: float
+) -> list[Bbox]:
+    """What a straight line takes of a panel, as a row of boxes no larger than they must be.
+
+    Args:
+        ax: the panel.
+        start, end: of the line, in data; straight on the page, whatever the scales.
+        pad: as in `find_box`.
+    """
+    corners = ax.transData.transform([start, end])
+    steps = [corners[0] + (corners[1] - corners[0]) * i / PIECES for i in range(PIECES + 1)]
+    pixels = pad * ax.figure.dpi / 72
+    return [Bbox([a, b]).padded(pixels) for a, b in pairwise(steps)]
 
 
 def note_clipped(

@@ -13,6 +13,7 @@ from study.report.style import WIDTH, find_look, finish
 
 INK = "#333333"  # of labels that stand for several methods
 FLOOR = 75.0  # percent of the base's quality: what keeps less is drawn here, with its number
+CLOSE = 0.04  # of a panel's width: sizes that one name is enough for
 NEAR = 0.25  # of a panel's width: sizes whose names would meet
 
 
@@ -102,11 +103,14 @@ def _name_points(ax: Axes, table: pd.DataFrame) -> None:
         taken.append(find_box(ax, (x, y), (x, y), 6 if row["best"] else 3.5))
         taken.append(find_box(ax, (x, y - bar), (x, y + bar), 1))
     _name_clipped(ax, table[table.kept < FLOOR])
+    close = CLOSE * np.ptp(ax.get_xlim())
     for (kind, removed, int8), same in shown.groupby(["kind", "removed", "int8"]):
         below = kind == "layers"
-        row = same.loc[same.kept.idxmin() if below else same.kept.idxmax()]
         text = print_removed(removed, kind) + ", int8" * int8
-        write_apart(ax, text, (row["size"], row.kept), INK, taken, below)
+        while len(same):  # pruned neurons, refit, may weigh more or less than merged ones
+            row = same.loc[same.kept.idxmin() if below else same.kept.idxmax()]
+            write_apart(ax, text, (row["size"], row.kept), INK, taken, below)
+            same = same[(same["size"] - row["size"]).abs() > close]
 
 
 def _name_clipped(ax: Axes, table: pd.DataFrame) -> None:
@@ -116,6 +120,8 @@ def _name_clipped(ax: Axes, table: pd.DataFrame) -> None:
     for _, low in table.groupby(apart.cumsum()):
         for i, row in enumerate(low.sort_values("kept").to_dict("records")):
             text = f"{print_removed(row['removed'], row['kind'])}: {row['kept']:.0f} % ↓"
-            place = {"xytext": (0, 11 + 11 * i), "ha": "center"}
+            at_edge = row["size"] - ax.get_xlim()[0] < NEAR * np.ptp(ax.get_xlim())
+            place = {"ha": "left" if at_edge else "center", "fontsize": 8}
+            place |= {"xytext": (-8 if at_edge else 0, 9 + 10 * i)}
             color = find_look(row["method"])["color"]
             write_beside(ax, text, (row["size"], FLOOR), color, **place)

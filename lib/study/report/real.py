@@ -62,7 +62,9 @@ def plot_alignments(roots: list[Path], params: Params, models: list[str]) -> Fig
     finish(figure, list(axes))
     taken = [find_box(axes[1], *ends, 2) for line in lines.values() for ends in pairwise(line)]
     for model, line in lines.items():
-        write_apart(axes[1], model, line[-1], colors[model], taken, below=True)
+        is_short = len(line) < furthest / 2  # ends among the others; it is named where it starts
+        at = line[0] if is_short else line[-1]
+        write_apart(axes[1], model, at, colors[model], taken, below=not is_short)
     return figure
 
 

@@ -201,22 +201,21 @@ def table_second_metric(
     models = set(results[results.metric == metric].model)
     for model in (m for m in list_models(results, params) if m in models):
         theirs = select_paper(paper, params.model(model).paper, number)
-        other = theirs.metric.iloc[0] if len(theirs) else "–"
+        other = theirs.metric.iloc[0] if len(theirs) else None
         for int8 in (False, True):
             part, said = select_metric(results, model, metric, int8), theirs[theirs.int8 == int8]
             table = pd.concat([summarise(part, phase) for phase in ("base", "tuned")])
             for variant, row in table.iterrows():
-                rows.append(
-                    {
-                        "Model": model,
-                        "Variant": variant + ", int8" * int8,
-                        "Window": _window(row),
-                        metric: spread(row),
-                        "Paper: window": print_window(said, variant),
-                        f"Paper: {other}": print_theirs(said, variant),
-                    }
-                )
-    return pd.DataFrame(rows)
+                row = {
+                    "Model": model,
+                    "Variant": variant + ", int8" * int8,
+                    "Window": _window(row),
+                    metric: spread(row),
+                    "Paper: window": print_window(said, variant),
+                }
+                value = {f"Paper: {other}": print_theirs(said, variant)} if len(theirs) else {}
+                rows.append(row | value)
+    return pd.DataFrame(rows).fillna("–")
 
 
 def table_overview(results: pd.DataFrame, paper: pd.DataFrame, params: Params) -> pd.DataFrame:
