@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 from ffmerge import catalogue
 from study import checks
 from study.config import Params, load_params
-from study.sections import list_corpora, list_tasks
+from study.leaves import list_corpora, list_tasks
 
 GONE = object()
 VIT, GPT2, MARIAN, OLMO = "vit-glyphs", "gpt2-docs", "marian-cldr", "olmo-dialogues"

@@ -11,22 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from ffmerge.catalogue import describe_method
 from study.checks import check_params
-from study.sections import (
-    UNTUNED,
-    Corpus,
-    Device,
-    Model,
-    Name,
-    Recipe,
-    Section,
-    Seed,
-    Seeds,
-    Sizes,
-    Threads,
-    Training,
-    Use,
-    Valid,
-)
+from study.leaves import Corpus, Device, Name, Seed, Seeds, Sizes, Threads, Valid
+from study.sections import UNTUNED, Model, Recipe, Section, Training, Use
 from study.sentences import explain
 
 __all__ = ["Model", "Params", "Recipe", "Section", "Training", "Use", "find_root", "load_params"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from study.sections import Valid
+from study.leaves import Valid
 
 _shorten = reprlib.Repr()
 _shorten.maxstring = _shorten.maxother = 80

@@ -25,7 +25,7 @@ from workflow import stages
 
 FOLDERS = {package.__name__: Path(package.__path__[0]) for package in (ffmerge, study)}
 SETTINGS = {  # their values lie beside the copies; where files lie, dvc.yaml says
-    f"study.{name}" for name in ("checks", "config", "places", "sections", "settings")
+    f"study.{name}" for name in ("checks", "config", "leaves", "places", "sections", "settings")
 }
 LOOKS = ("LOOK", "REFERENCE")  # of a method: only figures shows them, and has them as settings
 NUMERIC = {  # imported name: package whose version may decide a number
