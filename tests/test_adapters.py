@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import logits, make_batch, make_model
-from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, VeraConfig, get_peft_model
 
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.compression import merge
@@ -152,3 +152,9 @@ def test_what_was_folded_into_shared_parameters_is_not_saved(small, tmp_path):
     with pytest.raises(ValueError, match=r"are one parameter in two modules, .*; valid is"):
         save(adapted.unload(), tmp_path / "not")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sublayers_with_adapters_of_another_kind_are_refused():
+    settings = VeraConfig(r=2, target_modules=["down_proj"], init_weights=False)
+    with pytest.raises(ValueError, match="has adapters on its projections"):
+        merge(get_peft_model(make_model("llama"), settings), {"decoder": "1-3"}, method="vanilla")

@@ -14,8 +14,8 @@ from ffmerge.checkpoints import find_shared_modules, load, save, shared_keys, si
 from ffmerge.compression import merge
 from ffmerge.files import replacing
 from ffmerge.patches import Plan, apply_plan, count_parameters
-from ffmerge.saving.exporting import untie
-from ffmerge.saving.sharing import find_uneven_widths
+from ffmerge.saving.exporting import export, untie
+from ffmerge.saving.sharing import find_untold_widths
 from ffmerge.sublayers import find_stacks
 
 
@@ -91,7 +91,7 @@ def write_as_before(small, folder):
     apart = untie(copy.deepcopy(small))
     state = {k: v for k, v in apart.state_dict().items() if k not in shared_keys(small)}
     apart.save_pretrained(folder, state_dict=state)
-    groups, widths = find_shared_modules(small), find_uneven_widths(small)
+    groups, widths = find_shared_modules(small), find_untold_widths(small)
     with safe_open(folder / "model.safetensors", "pt") as file:
         told = [groups, *([widths] if widths else []), sorted(file.keys())]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
@@ -187,3 +187,37 @@ def test_what_was_there_survives_an_error_and_a_kill(tmp_path, monkeypatch):
     folder.rename(tmp_path / "small.old")  # a kill between the two renames
     fill()
     assert [f.name for f in folder.iterdir()] == ["second"] and list(tmp_path.iterdir()) == [folder]
+
+
+def make_untold():
+    """Models whose configuration has no number for d_ff, or one that means something else too."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    pictures = sizes | {"image_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    words = transformers.DistilBertConfig(
+        vocab_size=50, dim=16, n_layers=4, n_heads=2, hidden_dim=32, max_position_embeddings=64
+    )
+    yield transformers.DistilBertForMaskedLM(words), {"input_ids": torch.arange(18).view(2, 9)}
+    batch = {"pixel_values": torch.randn(2, 3, 28, 28)}
+    yield transformers.Dinov2Model(transformers.Dinov2Config(**pictures)), batch
+    config = transformers.SiglipVisionConfig(intermediate_size=32, **pictures)
+    yield transformers.SiglipVisionModel(config), batch  # whose pooling head is as wide
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_widths_that_no_configuration_can_say_are_recorded_and_load(which, tmp_path):
+    model, batch = list(make_untold())[which]
+    small = apply_plan(model.eval(), Plan(neurons={"encoder": (7,) * 4}))
+    again = load(save(small, tmp_path / "small"))
+    assert {ff.d_ff for ff in find_stacks(again)["encoder"].sublayers} == {7}
+    assert torch.equal(small(**batch)[0], again(**batch)[0])
+    with pytest.raises(ValueError, match="and a configuration that says it, so valid is"):
+        export(tmp_path / "small", tmp_path / "plain")
+
+
+def test_layers_are_not_dropped_where_something_else_reads_them_all():
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    config = transformers.EsmConfig(vocab_size=50, pad_token_id=1, num_hidden_layers=4, **sizes)
+    model = transformers.EsmForMaskedLM(config)
+    with pytest.raises(ValueError, match=r"contact_head.* has another shape; valid"):
+        apply_plan(model, Plan(dropped={"encoder": (1,)}))

@@ -150,6 +150,9 @@ def test_what_cannot_be_is_told_in_one_sentence(tmp_path, capsys, monkeypatch):
         ((model, out, "--data", tmp_path / "no.txt"), "holds no file to read"),
         ((model, out, "--data", rows), "has no column 'text'; valid are body"),
         ((model, out, "--data", broken), "of 2 is not a row"),
+        ((model, out, "--data", text, "--context", 1), "--context is 1; valid are 2 and more"),
+        ((model, tmp_path / ".." / "x", "--data", text), "leads through '..'; valid is a new or"),
+        ((model, text / "x", "--data", text), "cannot be made below"),
     ]:
         message = message.replace("of 2", f"2 of {broken}")
         assert compress(*arguments) == 1
@@ -158,6 +161,14 @@ def test_what_cannot_be_is_told_in_one_sentence(tmp_path, capsys, monkeypatch):
         assert not out.exists()
     assert compress(model, out, "--data", text, remove="1/3") == 1
     assert "1/3 of 4 FF sublayers is 1.333; valid is a whole number" in capsys.readouterr().err
+
+
+def test_what_no_one_has_foreseen_is_one_sentence_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ffmerge.cli.compressing.read_splits", lambda *_, **__: 1 / 0)
+    model, text = save_stranger("gpt2", tmp_path / "base"), write_text(tmp_path / "notes.txt")
+    assert compress(model, tmp_path / "small", "--data", text) == 1
+    told = capsys.readouterr().err.strip()
+    assert told == "error: compress met what it does not know (ZeroDivisionError: division by zero)"
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except Exception as error:  # a library's own, of a model or data that none here has met
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"error: {command} met what it does not know ({told})", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("error: interrupted; nothing was saved", file=sys.stderr)
         return 130

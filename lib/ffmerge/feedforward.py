@@ -144,7 +144,7 @@ def find_sublayer(layer: nn.Module) -> FeedForward | str:
     if has_experts(layer):
         return EXPERTS
     projections = list(find_projections(layer, outside_attention=True))
-    if any("lora_" in name for name, _ in projections):
+    if any("lora_" in name or "base_layer" in name for name, _ in projections):
         return ADAPTERS
     if len(projections) not in (2, 3):
         return OTHER

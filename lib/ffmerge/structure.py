@@ -56,8 +56,8 @@ def set_widths(model: nn.Module, stack: "Stack", widths: Sequence[int]) -> None:
     """Keep only the first neurons of every sublayer of a stack, in place.
 
     Args:
-        model: the model that `stack` was found in; where all widths are one, its configuration
-            says so, and any tool builds the narrower model.
+        model: the model that `stack` was found in; where all widths are one and its configuration
+            can say so, it does, and any tool builds the narrower model.
         widths: of each sublayer: how many neurons stay.
     """
     before = {ff.d_ff for ff in stack.sublayers}
@@ -65,11 +65,16 @@ def set_widths(model: nn.Module, stack: "Stack", widths: Sequence[int]) -> None:
         ff.resize(d_ff)
     if len(set(widths)) == 1 == len(before):
         known = (*before, None)  # GPT-2 says None for 4 × d_model
+        said = []
         for config in find_configs(model, stack.path):
             for name in (f"{stack.name}_ffn_dim", *WIDTHS):
                 if getattr(config, name, 0) in known:
+                    said.append((config, name, getattr(config, name)))
                     setattr(config, name, widths[0])
                     break
+        if said and not is_told(model):  # the number is that of something else too
+            for config, name, value in said:
+                setattr(config, name, value)
 
 
 def find_configs(model: nn.Module, path: str) -> Iterator:
@@ -87,14 +92,36 @@ def find_configs(model: nn.Module, path: str) -> Iterator:
             yield config
 
 
+def is_told(model: nn.Module) -> bool:
+    """Whether a model that is built anew from its configuration has parameters of these shapes.
+
+    Where none can be built from it, or there is none, there is nothing to compare: yes.
+    """
+    try:
+        rebuilt = _rebuild(model) if hasattr(model, "config") else model
+    except Exception:
+        return True
+    return _list_shapes(rebuilt) == _list_shapes(model)
+
+
+def _rebuild(model: nn.Module) -> nn.Module:
+    """A model of the same configuration, without weights."""
+    config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return type(model)(config)
+
+
+def _list_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
+
+
 def _check_rebuilt(model: nn.Module, stack: "Stack", layers: nn.ModuleList) -> None:
     """Build the model anew from its configuration, without weights, and compare the layers."""
     if not hasattr(model, "config"):
         return  # a model of one's own, which nothing builds from a configuration
     try:
-        config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            rebuilt = type(model)(config).get_submodule(stack.path)
+        whole = _rebuild(model)
+        rebuilt, theirs = whole.get_submodule(stack.path), _list_shapes(whole)
     except Exception as problem:
         told = " ".join(str(problem).split())  # some are several lines
         error = f"no model is built from it ({told})"
@@ -103,6 +130,9 @@ def _check_rebuilt(model: nn.Module, stack: "Stack", layers: nn.ModuleList) -> N
         for i, pair in enumerate(zip(layers, rebuilt, strict=False)):
             name = _find_difference(*pair)
             error = error or (name and f"built from it, layer {i} has another {name}")
+        for name, shape in _list_shapes(model).items():  # such as a head that reads every layer
+            if theirs.get(name, shape) != shape and not name.startswith(f"{stack.path}."):
+                error = error or f"built from it, {name} has another shape"
     if error:
         raise ValueError(
             f"the configuration of {type(model).__name__} cannot say which layers of the "

@@ -1,5 +1,6 @@
 """The short commands of `python -m ffmerge`: what a folder holds, how it leaves."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ffmerge.checkpoints import load, size_on_disk
 from ffmerge.files import read_json
 from ffmerge.groups import format_layers
 from ffmerge.patches import count_parameters
-from ffmerge.saving.folders import ORIGIN
+from ffmerge.saving.folders import ORIGIN, check_folder
 from ffmerge.saving.sharing import count_untied, group_sublayers
 from ffmerge.sublayers import find_stacks
 
@@ -66,6 +67,10 @@ def check_out(out: Path) -> None:
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f"{str(out)!r} exists; valid is a new or an empty folder")
+    check_folder(out)
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"{str(out)!r} cannot be made below {above}; valid is a folder of yours")
 
 
 def check_model(folder: Path) -> None:

@@ -22,8 +22,9 @@ from ffmerge.cli.splits import Splits, read_splits
 from ffmerge.files import write_json
 from ffmerge.methods import find_method
 from ffmerge.moments import find_tokens
-from ffmerge.patches import count_parameters
+from ffmerge.patches import Plan, check_plan, count_parameters
 from ffmerge.saving.folders import ORIGIN
+from ffmerge.saving.saveable import check_saveable
 from ffmerge.sublayers import find_stacks
 
 ALIGNED = 10_000  # tokens of features, as in the paper
@@ -60,6 +61,8 @@ def compress(request: Request) -> None:
     torch.manual_seed(request.seed)
     opened = open_model(request.model)
     tell("model", f"{request.model}: {describe_model(opened.model)}")
+    check_saveable(opened.model)
+    check_plan(opened.model, Plan())
     count = count_removed(opened.model, request.method, request.remove)
     splits = _read_data(request, opened)
     n_features = min(ALIGNED, splits.tokens[0])
@@ -74,7 +77,9 @@ def compress(request: Request) -> None:
         best = find_best(
             opened.model, request.method, count, evidence, lambda small: score(small, splits.choice)
         )
-    small = best.model.to(opened.dtype).float()  # with the digits that will be saved
+    small = best.model
+    for parameter in small.parameters():  # with the digits that will be saved
+        parameter.data = parameter.data.to(opened.dtype).float()
     after = score(small, splits.check)
     measured = {f"{metric}, before": f"{before:.4g}", f"{metric}, after": f"{after:.4g}"}
     how = {"method": request.method, "base": request.model, "measured": measured}

@@ -58,7 +58,10 @@ def read_splits(
     Raises:
         ValueError: data that are missing, too few, or not what the model reads.
     """
-    context = min(context, getattr(opened.model.config, "max_position_embeddings", None) or context)
+    limit = getattr(opened.model.config, "max_position_embeddings", None) or context
+    context = min(context, limit) if limit > 0 else context  # XLNet says -1: none
+    if context < 2:
+        raise ValueError(f"--context is {context}; valid are 2 and more: one predicts the next")
     if opened.reads == "pairs" and target is None:
         raise ValueError(
             "--target is missing: this model reads one text and writes another; valid are "

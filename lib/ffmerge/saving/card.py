@@ -8,7 +8,7 @@ from torch import nn
 from ffmerge.groups import Group
 from ffmerge.patches import Plan, count_parameters
 from ffmerge.saving.folders import MARK, size_on_disk
-from ffmerge.saving.sharing import count_untied, find_uneven_widths, group_sublayers
+from ffmerge.saving.sharing import count_untied, find_untold_widths, group_sublayers
 from ffmerge.sublayers import find_stacks
 
 LOADING = {
@@ -41,7 +41,7 @@ def find_plan(model: nn.Module) -> Plan:
     known = Plan.from_json(getattr(model, "ffmerge_plan", {}))
     if known != Plan() and bool(known.groups) == bool(groups):
         return known
-    widths = {name: tuple(of_stack) for name, of_stack in find_uneven_widths(model).items()}
+    widths = {name: tuple(of_stack) for name, of_stack in find_untold_widths(model).items()}
     return Plan(groups, neurons=widths)
 
 
@@ -76,7 +76,7 @@ def write_card(
     table = [f"| {key} | {_in_cell(value)} |" for key, value in rows.items() if value]
     front = ["---", "library_name: transformers", "tags: [ffmerge]", "---", MARK]
     title = f"# {type(model).__name__} with {_say(plan)}"
-    loading = LOADING[untied > held or bool(find_uneven_widths(model))]
+    loading = LOADING[untied > held or bool(find_untold_widths(model))]
     text = loading.format(auto=_find_auto(model), name=name)
     lines = [*front, "", title, "", "| | |", "|---|---|", *table, "", "## Load it", "", text]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")

@@ -9,7 +9,7 @@ from torch import nn
 from ffmerge.checkpoints import load, save
 from ffmerge.files import STAGING
 from ffmerge.saving.folders import OWN, PROCESSOR, check_folder
-from ffmerge.saving.sharing import find_shared_modules, find_uneven_widths, remember
+from ffmerge.saving.sharing import find_shared_modules, find_untold_widths, remember
 
 
 def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") -> Path:
@@ -24,7 +24,7 @@ def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") 
         `out`: the model, untied, with the tokenizer or processor of `folder`.
 
     Raises:
-        ValueError: sublayers of different widths, which no plain configuration can say.
+        ValueError: sublayers of widths that no plain configuration can say.
 
     Invariant: the plain model computes what the shared one does; it is as large as the base.
     """
@@ -33,11 +33,11 @@ def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") 
     if out.exists() and out.resolve() == folder.resolve():
         raise ValueError(f"out is {out}, the folder that is exported; valid is another one")
     model = load(folder)
-    widths = find_uneven_widths(model)
+    widths = find_untold_widths(model)
     if widths:
         raise ValueError(
             f"model in {folder} has FF sublayers of {widths}; a plain model has one width in a "
-            "stack, so valid is a model pruned evenly or shared"
+            "stack, and a configuration that says it, so valid is a model pruned evenly or shared"
         )
     save(untie(model), out, max_shard_size=max_shard_size)
     for file in folder.iterdir():

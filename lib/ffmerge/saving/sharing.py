@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from ffmerge.saving.wrapping import describe_config
-from ffmerge.sublayers import FeedForward, find_stacks, set_widths
+from ffmerge.structure import is_told
+from ffmerge.sublayers import FeedForward, find_stacks
 
 Names = Sequence[Sequence[str]]
 
@@ -62,10 +63,16 @@ def count_untied(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) + sum(repeated)
 
 
-def find_uneven_widths(model: nn.Module) -> dict[str, list[int]]:
-    """d_ff of every sublayer, by stack, where the configuration's one number cannot say it."""
+def find_untold_widths(model: nn.Module) -> dict[str, list[int]]:
+    """d_ff of every sublayer, by stack, where the configuration does not say it.
+
+    One number cannot, of uneven widths; some architectures have none, or need it for more. Only a
+    model that was pruned is built anew to see.
+    """
     widths = {name: [ff.d_ff for ff in s.sublayers] for name, s in find_stacks(model).items()}
-    return widths if any(len(set(of_stack)) > 1 for of_stack in widths.values()) else {}
+    is_uneven = any(len(set(of_stack)) > 1 for of_stack in widths.values())
+    is_pruned = "neurons" in (getattr(model, "ffmerge_plan", None) or {})
+    return widths if is_uneven or (is_pruned and not is_told(model)) else {}
 
 
 def remember(model: nn.Module, plan: dict | None = None) -> nn.Module:
@@ -81,7 +88,7 @@ def remember(model: nn.Module, plan: dict | None = None) -> nn.Module:
         model.ffmerge_plan = plan
     groups = _find_shared_in_layers(model)
     describe_config(
-        model.config, groups, find_uneven_widths(model), getattr(model, "ffmerge_plan", {})
+        model.config, groups, find_untold_widths(model), getattr(model, "ffmerge_plan", {})
     )
     if groups:
         name_once(model)
@@ -128,8 +135,9 @@ def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]
             raise ValueError(
                 f"config.json has neurons {widths}; valid is one number for each layer: {depths}"
             )
-        for name, stack in stacks.items():
-            set_widths(model, stack, widths[name])
+        for name, stack in stacks.items():  # what its configuration can say it says already
+            for ff, width in zip(stack.sublayers, widths[name], strict=True):
+                ff.resize(width)
     for first, *others in resolve_names(model, groups):
         for name in others:
             kinds = [_describe(model.get_submodule(n)) for n in (first, name)]
