@@ -480,7 +480,7 @@ def test_the_method_stays_small():
     for path, n in lines.items():
         parts[path.parent.name][path] = n
     assert len(parts["methods"]) > 20 and max(parts["methods"].values()) <= 120
-    assert sum(parts["ffmerge"].values()) <= 6050  # with what only other people's models need
+    assert sum(parts["ffmerge"].values()) <= 6000  # with what only other people's models need
     assert sum(parts["saving"].values()) <= 1000 and sum(parts["cli"].values()) <= 1000
     assert max(lines.values()) <= 320
 

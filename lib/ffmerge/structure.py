@@ -1,12 +1,12 @@
 """Change a model's structure: fewer layers, fewer neurons, and a configuration that says so."""
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
+
+from ffmerge.saving.wrapping import find_configs, is_told, list_shapes, rebuild
 
 if TYPE_CHECKING:
     from ffmerge.sublayers import Stack
@@ -77,51 +77,13 @@ def set_widths(model: nn.Module, stack: "Stack", widths: Sequence[int]) -> None:
                 setattr(config, name, value)
 
 
-def find_configs(model: nn.Module, path: str) -> Iterator:
-    """The configurations that tell of a module: that of its part of the model, and the model's.
-
-    Args:
-        model: the model.
-        path: name of the module inside it.
-    """
-    parts, seen = path.split("."), set()
-    for n in range(len(parts), -1, -1):
-        config = getattr(model.get_submodule(".".join(parts[:n])), "config", None)
-        if config is not None and id(config) not in seen:
-            seen.add(id(config))
-            yield config
-
-
-def is_told(model: nn.Module) -> bool:
-    """Whether a model that is built anew from its configuration has parameters of these shapes.
-
-    Where none can be built from it, or there is none, there is nothing to compare: yes.
-    """
-    try:
-        rebuilt = _rebuild(model) if hasattr(model, "config") else model
-    except Exception:
-        return True
-    return _list_shapes(rebuilt) == _list_shapes(model)
-
-
-def _rebuild(model: nn.Module) -> nn.Module:
-    """A model of the same configuration, without weights."""
-    config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return type(model)(config)
-
-
-def _list_shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
-
-
 def _check_rebuilt(model: nn.Module, stack: "Stack", layers: nn.ModuleList) -> None:
     """Build the model anew from its configuration, without weights, and compare the layers."""
     if not hasattr(model, "config"):
         return  # a model of one's own, which nothing builds from a configuration
     try:
-        whole = _rebuild(model)
-        rebuilt, theirs = whole.get_submodule(stack.path), _list_shapes(whole)
+        whole = rebuild(model)
+        rebuilt, theirs = whole.get_submodule(stack.path), list_shapes(whole)
     except Exception as problem:
         told = " ".join(str(problem).split())  # some are several lines
         error = f"no model is built from it ({told})"
@@ -130,7 +92,7 @@ def _check_rebuilt(model: nn.Module, stack: "Stack", layers: nn.ModuleList) -> N
         for i, pair in enumerate(zip(layers, rebuilt, strict=False)):
             name = _find_difference(*pair)
             error = error or (name and f"built from it, layer {i} has another {name}")
-        for name, shape in _list_shapes(model).items():  # such as a head that reads every layer
+        for name, shape in list_shapes(model).items():  # such as a head that reads every layer
             if theirs.get(name, shape) != shape and not name.startswith(f"{stack.path}."):
                 error = error or f"built from it, {name} has another shape"
     if error:

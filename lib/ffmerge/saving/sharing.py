@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ffmerge.saving.wrapping import describe_config
-from ffmerge.structure import is_told
+from ffmerge.saving.wrapping import describe_config, is_told
 from ffmerge.sublayers import FeedForward, find_stacks
 
 Names = Sequence[Sequence[str]]

@@ -8,9 +8,13 @@ loader looks: where ffmerge is not imported nothing is loaded, rather than subla
 import copy
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import torch
+from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
@@ -131,6 +135,43 @@ def unwrap(content: dict) -> tuple[dict, dict]:
 
 def _digest(record: dict) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def find_configs(model: nn.Module, path: str) -> Iterator:
+    """The configurations that tell of a module: that of its part of the model, and the model's.
+
+    Args:
+        model: the model.
+        path: name of the module inside it.
+    """
+    parts, seen = path.split("."), set()
+    for n in range(len(parts), -1, -1):
+        config = getattr(model.get_submodule(".".join(parts[:n])), "config", None)
+        if config is not None and id(config) not in seen:
+            seen.add(id(config))
+            yield config
+
+
+def is_told(model: nn.Module) -> bool:
+    """Whether a model that is built anew from its configuration has parameters of these shapes.
+
+    Where none can be built from it, or there is none, there is nothing to compare: yes.
+    """
+    with suppress(Exception):
+        return list_shapes(rebuild(model)) == list_shapes(model)
+    return True
+
+
+def rebuild(model: nn.Module) -> nn.Module:
+    """A model of the same configuration, without weights."""
+    config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return type(model)(config)
+
+
+def list_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """The shape of every parameter, under all of its names."""
+    return {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 @cache

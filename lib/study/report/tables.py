@@ -206,7 +206,7 @@ def table_second_metric(
             part, said = select_metric(results, model, metric, int8), theirs[theirs.int8 == int8]
             table = pd.concat([summarise(part, phase) for phase in ("base", "tuned")])
             for variant, row in table.iterrows():
-                row = {
+                cells = {
                     "Model": model,
                     "Variant": variant + ", int8" * int8,
                     "Window": _window(row),
@@ -214,7 +214,7 @@ def table_second_metric(
                     "Paper: window": print_window(said, variant),
                 }
                 value = {f"Paper: {other}": print_theirs(said, variant)} if len(theirs) else {}
-                rows.append(row | value)
+                rows.append(cells | value)
     return pd.DataFrame(rows).fillna("–")
 
 
