@@ -15,8 +15,9 @@ from families import (
 )
 from transformers import AutoModelForCausalLM
 
+from ffmerge.activations import collect_heads
 from ffmerge.alignment import correlate
-from ffmerge.attention import align_attention, collect_heads, match_heads, merge_attention
+from ffmerge.attention import align_attention, match_heads, merge_attention
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.groups import window
 from ffmerge.heads import HeadOrder, average_values, permute_heads

@@ -87,6 +87,23 @@ def test_classes_that_cannot_tie_refuse(tmp_path):
         transformers.AutoModelForImageClassification.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("family", MAKERS)
+def test_a_configuration_given_by_hand_loads_nothing(family, tmp_path):
+    """Nobody reads config.json then; one shared weight that stays in its place, empty, tells."""
+    small, plain = merge_some(family), make_model(family)
+    folder = save(small, tmp_path / "small")
+    small.save_pretrained(tmp_path / "plainly")
+    for path in (folder, tmp_path / "plainly"):
+        with pytest.raises(RuntimeError):
+            type(plain).from_pretrained(path, config=plain.config)
+    stored = load_file(folder / "model.safetensors")
+    assert [tuple(held.shape) for held in stored.values() if not held.numel()] == [(0,)]
+    empty = {key for key, held in small.state_dict().items() if not held.numel()}
+    assert len(empty) == 1 and empty < shared_keys(small).keys()
+    with pytest.raises(RuntimeError):
+        plain.load_state_dict(small.state_dict(), strict=False)
+
+
 def test_where_ffmerge_is_not_known_only_what_was_exported_is_loaded(tmp_path, repository):
     library = str(repository / "lib")
     folder = save(merge_some("gpt2"), tmp_path / "small")

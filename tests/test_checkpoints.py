@@ -145,6 +145,15 @@ def test_the_plan_and_the_card_travel_with_the_model(tmp_path):
         assert "import ffmerge" not in (folder / "README.md").read_text()
 
 
+def test_a_configuration_with_fewer_layers_than_the_weights_is_refused(tmp_path):
+    make_model("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["num_hidden_layers"] -= 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"unexpected is model\.layers\.3\.\w"):
+        load(tmp_path)
+
+
 def test_large_models_are_written_in_shards(tmp_path):
     _, small = merged("marian")
     folder = save(small, tmp_path / "small", max_shard_size="20KB")

@@ -152,7 +152,7 @@ def test_what_cannot_be_is_told_in_one_sentence(tmp_path, capsys, monkeypatch):
         ((model, out, "--data", broken), "of 2 is not a row"),
         ((model, out, "--data", text, "--context", 1), "--context is 1; valid are 2 and more"),
         ((model, tmp_path / ".." / "x", "--data", text), "leads through '..'; valid is a new or"),
-        ((model, text / "x", "--data", text), "cannot be made below"),
+        ((model, text / "x", "--data", text), "cannot be written in"),
     ]:
         message = message.replace("of 2", f"2 of {broken}")
         assert compress(*arguments) == 1

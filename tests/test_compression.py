@@ -31,6 +31,23 @@ def test_every_method_compresses_every_kind_of_model(family, method):
     assert fewer == (removes != "% of weights")
 
 
+@pytest.mark.parametrize(("family", "method"), spread_cases())
+def test_a_model_in_training_is_left_as_it_is_and_read_in_evaluation(family, method):
+    model, batches = make_model(family), make_calibration(family)
+    count = 50 if find_method(method).REMOVES == "% of weights" else len(find_stacks(model))
+    options = {"evaluate": lambda small: 0.0, "tokens": 60}
+    quiet = ffmerge.compress(model, method, count, batches, **options)
+    next(iter(find_stacks(model.train()).values())).layers[0].eval()
+    modes, config = [m.training for m in model.modules()], model.config.to_dict()
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+    small = ffmerge.compress(model, method, count, batches, **options)
+    assert [m.training for m in model.modules()] == modes and model.config.to_dict() == config
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+    assert small.training and not quiet.training  # each as its base; dropout has touched neither
+    for p, q in zip(small.parameters(), quiet.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 def test_the_best_candidate_is_made():
     model, batches = make_model("gpt2"), make_calibration("gpt2")
     scored = []

@@ -9,8 +9,8 @@ import pytest
 import torch
 from families import MAKERS, VOCABULARY, logits, make_batch, make_model
 from safetensors import safe_open
-from strangers import make_text
-from transformers import AutoModelForCausalLM, GgufConfig
+from strangers import make_text, make_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.compression import merge
@@ -59,9 +59,27 @@ def test_it_is_written_nowhere_else(tmp_path):
     (tmp_path / "b" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds notes.txt"):
         export(folder, tmp_path / "b")
-    with pytest.raises(ValueError, match=r"the folder that is exported; valid is another one"):
+    with pytest.raises(ValueError, match=r"in the folder that is exported; valid is another one"):
+        export(folder, folder / "plain")
+    with pytest.raises(ValueError, match=r"in the folder that is exported; valid is another one"):
         export(folder, folder)
     assert find_shared_modules(load(folder))
+
+
+def test_all_that_reads_the_data_goes_along_and_again(tmp_path):
+    """Several chat templates are a folder; some tokenizers' files have names of their own."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    small = merge(make_model("gpt2"), {"decoder": "1-3"}, method="vanilla")
+    folder = save(small, tmp_path / "small", tokenizer)
+    names = ["vocab-src.json", "bpe.codes", "dict.txt", "spm_char.model", "prophetnet.tokenizer"]
+    for name in names:
+        (folder / name).write_text(name)
+    save(small, folder, tokenizer)  # they are in nobody's way
+    for _ in range(2):
+        out = export(folder, tmp_path / "plain")
+    assert all((out / name).read_text() == name for name in names)
+    assert AutoTokenizer.from_pretrained(out).chat_template == tokenizer.chat_template
 
 
 def list_tensors(folder):

@@ -257,6 +257,16 @@ def test_a_neuron_that_leads_nowhere_has_no_taylor_score(family):
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_taylor_scores_leave_gradients_alone_and_need_none_of_the_weights():
+    model, batch = make_model("gpt2"), make_labelled("gpt2")
+    model(**batch).loss.backward()
+    before = [p.grad.clone() for p in model.parameters()]
+    scores = score_gradients(model, [batch], tokens=1)["decoder"]
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))
+    frozen = score_gradients(model.requires_grad_(False), [batch], tokens=1)["decoder"]
+    assert all(map(torch.equal, frozen, scores))
+
+
 def test_taylor_scores_need_a_loss():
     with pytest.raises(ValueError, match="batches have no labels; valid are batches with a loss"):
         score_gradients(make_model("gpt2"), [make_batch("gpt2")], tokens=1)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from ffmerge.catalogue import check_method
@@ -92,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TOKENS",
         help="that are read at once (default: %(default)s, or the model's limit)",
     )
-    one.add_argument("--seed", type=int, default=0, help="of the order of the data")
+    one.add_argument("--seed", type=read_seed, default=0, help="of the order of the data")
     two = commands.add_parser("inspect", help="tell what a model shares and where it came from")
     two.add_argument("folder", metavar="DIR", type=Path)
     three = commands.add_parser("export", help="write a model that opens without ffmerge")
@@ -122,11 +123,15 @@ def read_method(text: str) -> str:
     return text
 
 
-def read_count(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; valid are whole numbers from 1 on")
+def read_count(text: str, least: int = 1) -> int:
+    """A whole number above 0, or from another one on, of 32 bits."""
+    if not text.isdecimal() or not least <= int(text) < 2**32:
+        told = f"valid are whole numbers from {least} on, below 2**32"
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; {told}")
     return int(text)
+
+
+read_seed = partial(read_count, least=0)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -28,7 +28,7 @@ def collect_features(model: nn.Module, batches: Iterable[Batch], tokens: int = 1
     component-wise product that W_out reads.
 
     Args:
-        model: any model that `find_stacks` knows; left in evaluation mode.
+        model: any model that `find_stacks` knows.
         batches: keyword arguments for the model's forward.
         tokens: how many tokens (for images: patches and class tokens) to collect, counted in the
             first stack: an encoder-decoder counts its source side. The last batch is kept whole;
@@ -109,9 +109,7 @@ def find_attention_outputs(stack: Stack, i: int) -> Place:
     return stack.attention_outputs()[i], False
 
 
-def collect_head_outputs(
-    model: nn.Module, batches: Iterable[Batch], tokens: int = 10_000
-) -> Features:
+def collect_heads(model: nn.Module, batches: Iterable[Batch], tokens: int = 10_000) -> Features:
     """Collect what the heads of every self-attention put out: what its output projection reads.
 
     Args:
@@ -119,7 +117,12 @@ def collect_head_outputs(
 
     Returns:
         outputs[stack][i]: (n_tokens, n_heads × d_head), float32 on CPU, padding left out.
+
+    Raises:
+        ValueError: as `Stack.attentions`.
     """
+    for stack in find_stacks(model).values():
+        stack.attentions()  # before the model runs: can they be merged?
     (outputs,) = _collect(model, batches, tokens, [find_head_outputs])
     return outputs
 
@@ -161,7 +164,9 @@ def peek(batches: Iterable[Batch]) -> tuple[Batch | None, Iterable[Batch]]:
 
 
 def run_batch(model: nn.Module, batch: Batch) -> Any:
-    """What a model gives for a batch, moved to where the model is; a compiled one runs eagerly.
+    """What a model gives for a batch, moved to where the model is, in evaluation mode.
+
+    A compiled one runs eagerly.
 
     Args:
         model: hooks are called, which compiled code would leave out.
@@ -169,6 +174,8 @@ def run_batch(model: nn.Module, batch: Batch) -> Any:
 
     Raises:
         ValueError: as `check_batch`.
+
+    Invariant: modules are left in the mode that they were in.
     """
     check_batch(batch)
     model = unwrap(model)
@@ -178,8 +185,14 @@ def run_batch(model: nn.Module, batch: Batch) -> Any:
         for name, value in batch.items()
     }
     is_compiled = any(module._compiled_call_impl is not None for module in model.modules())
-    with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
-        return model(**inputs)
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+            return model(**inputs)
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _collect(
@@ -262,7 +275,6 @@ def observe(
             for number, place in enumerate(places):
                 watch(number, place(stack, i), key)
     try:
-        model.eval()
         first = next(iter(stacks))
         with tqdm(total=tokens, desc="tokens", unit="token") as bar:
             for batch in batches:

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ffmerge.activations import Batch, Features, collect_head_outputs
+from ffmerge.activations import Features
 from ffmerge.alignment import correlate, solve_assignment
 from ffmerge.groups import Group
 from ffmerge.heads import HeadOrder, average_values, permute_heads
 from ffmerge.patches import Plan, check_plan
 from ffmerge.sublayers import find_stacks
 
-TOKENS = 10_000  # of what heads put out, as for features
 Orders = Mapping[str, Mapping[int, HeadOrder]]
 
 
@@ -75,7 +74,7 @@ def align_attention(
     Args:
         model: the base.
         groups: stack to its groups.
-        outputs: outputs[stack][i] (n_tokens, n_heads × d_head), as `collect_head_outputs` gives.
+        outputs: outputs[stack][i] (n_tokens, n_heads × d_head), as `collect_heads` gives.
 
     Returns:
         orders[stack][i]; anchors have none.
@@ -94,17 +93,6 @@ def align_attention(
                 order = match_heads(C, anchor.n_heads, anchor.n_groups)
                 orders.setdefault(name, {})[i] = order
     return orders
-
-
-def collect_heads(model: nn.Module, batches: Iterable[Batch], tokens: int = TOKENS) -> Features:
-    """What the heads of every self-attention put out, once it is known that they can be merged.
-
-    Raises:
-        ValueError: as `Stack.attentions`.
-    """
-    for stack in find_stacks(model).values():
-        stack.attentions()
-    return collect_head_outputs(model, batches, tokens)
 
 
 def merge_attention(model: nn.Module, plan: Plan, orders: Orders) -> dict[str, Tensor]:

@@ -19,9 +19,10 @@ from ffmerge.files import filling, read_json, restore, write_json
 from ffmerge.saving.autoclasses import load_checked, share_model_class
 from ffmerge.saving.card import write_card
 from ffmerge.saving.folders import CONFIG, OWN, SHARING, check_folder, size_on_disk
-from ffmerge.saving.saveable import check_saveable, unwrap_model
+from ffmerge.saving.saveable import check_saveable
 from ffmerge.saving.sharing import find_shared_modules, remember, shared_keys
 from ffmerge.saving.wrapping import FFMergeConfig, describe_config
+from ffmerge.sublayers import unwrap
 
 __all__ = ["find_shared_modules", "load", "save", "shared_keys", "size_on_disk"]
 
@@ -68,7 +69,7 @@ def save(
     Invariant: `load(save(model, path))` gives bitwise equal logits, still shared; an untouched
     model becomes a plain folder without a card.
     """
-    path, model = Path(path), unwrap_model(model)
+    path, model = Path(path), unwrap(model)
     check_saveable(model)
     check_folder(path)
     base = base or _find_name(model)

@@ -159,10 +159,8 @@ def _count_lost(
     for name, stack in stacks.items():
         sizes = []
         for i, ff in enumerate(stack.sublayers):
-            bias = ff.module("W_out").bias
-            fixed = 0 if bias is None else bias.numel()
             width = neurons[name][i] if name in neurons else ff.d_ff
-            sizes.append(fixed + (ff.n_parameters - fixed) // ff.d_ff * width)
+            sizes.append(ff.n_fixed + (ff.n_parameters - ff.n_fixed) // ff.d_ff * width)
             lost += ff.n_parameters - sizes[i]
         for group in groups.get(name, ()):
             left = [i for i in group.layers if i not in dropped.get(name, ())]

@@ -100,11 +100,8 @@ def compress(
     if "permutations" in found.NEEDS:
         permutations = LazyPairs(collect_features(model, given(), tokens))
     evidence, n_stacks = Evidence(permutations, given), len(find_stacks(model))
-    if (
-        type(count) is not int
-        or count < 1
-        or (found.REMOVES != "% of weights" and count % n_stacks)
-    ):
+    each = 1 if found.REMOVES == "% of weights" else n_stacks
+    if type(count) is not int or count < 1 or count % each:
         raise ValueError(
             f"count is {count!r}; valid is a whole number of {found.REMOVES} above 0, a multiple "
             f"of the {n_stacks} stack(s)"

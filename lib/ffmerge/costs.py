@@ -10,7 +10,6 @@ from ffmerge.sublayers import find_stacks
 FUSED_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch counts GPUs' only
 
 
-@torch.no_grad()
 def count_flops(model: nn.Module, batch: Batch) -> float:
     """FLOPs of a forward pass per token: two for each multiply-add of every matrix product.
 
@@ -18,25 +17,31 @@ def count_flops(model: nn.Module, batch: Batch) -> float:
     norms and activations are left out, as everywhere.
 
     Args:
-        model: any model that `find_stacks` knows; left in evaluation mode.
+        model: any model that `find_stacks` knows.
         batch: keyword arguments for its forward; padding counts as tokens, on both sides.
 
     Returns:
         FLOPs divided by the positions of the first stack: of an encoder-decoder those of its
         encoder, so that it counts a source token with its share of the target.
     """
-    model.eval()
+    with FlopCounterMode(display=False, custom_mapping={FUSED_ON_CPU: _count_fused}) as counter:
+        n = count_positions(model, batch)
+    return counter.get_total_flops() / n
+
+
+@torch.no_grad()
+def count_positions(model: nn.Module, batch: Batch) -> int:
+    """How many positions of a batch pass through the first stack: tokens, or patches and more."""
     seen = []
     first = next(iter(find_stacks(model).values())).layers[0]
     handle = first.register_forward_hook(
         lambda module, args, out: seen.append((out[0] if isinstance(out, tuple) else out).shape)
     )
     try:
-        with FlopCounterMode(display=False, custom_mapping={FUSED_ON_CPU: _count_fused}) as counter:
-            run_batch(model, batch)
+        run_batch(model, batch)
     finally:
         handle.remove()
-    return counter.get_total_flops() / (seen[0][0] * seen[0][1])
+    return seen[0][0] * seen[0][1]
 
 
 def _count_fused(query, key, value, *args, out_shape=None, **kwargs) -> int:

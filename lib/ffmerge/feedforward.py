@@ -63,6 +63,11 @@ class FeedForward:
         """Number of its weights and biases."""
         return sum(p.numel() for module in self.modules() for p in module.parameters())
 
+    @property
+    def n_fixed(self) -> int:
+        """Number of those that stay at any width: b_out."""
+        return 0 if self.module("W_out").bias is None else self.module("W_out").bias.numel()
+
     def module(self, projection: str) -> nn.Module:
         """The module of "W_in", "W_gate" or "W_out"; two of them may be one matrix."""
         return self.layer.get_submodule(self.names[projection])

@@ -48,7 +48,7 @@ def measure_spread(
     variance collapse of merged networks (REPAIR: Jordan et al., 2023).
 
     Args:
-        model: the base, or a variant of it; left in evaluation mode.
+        model: the base, or a variant of it.
         batches: keyword arguments for its forward.
         tokens: how many to see.
 

@@ -138,7 +138,7 @@ def score_gradients(model: nn.Module, batches: Iterable[Batch], tokens: int) -> 
     (Molchanov et al., 2019); the stand-in for Hessian-aware criteria.
 
     Args:
-        model: the base; left in evaluation mode.
+        model: the base.
         batches: keyword arguments for its forward, labels included.
         tokens: positions to see, counted in the first stack.
 
@@ -152,8 +152,7 @@ def score_gradients(model: nn.Module, batches: Iterable[Batch], tokens: int) -> 
 
     def watch(key: tuple[str, int], module: nn.Module) -> None:
         def see(module: nn.Module, args: tuple) -> None:
-            caught[key] = args[0]
-            args[0].retain_grad()
+            caught[key] = args[0].requires_grad_()  # of frozen weights it has none by itself
 
         handles.append(module.register_forward_pre_hook(see))
 
@@ -162,19 +161,18 @@ def score_gradients(model: nn.Module, batches: Iterable[Batch], tokens: int) -> 
             watch((name, i), ff.module("W_out"))
     first, seen = (next(iter(stacks)), 0), 0
     try:
-        model.eval()
         with tqdm(total=tokens, desc="gradients", unit="token") as bar:
             for batch in batches:
                 loss = run_batch(model, batch).loss
                 if loss is None:
                     raise ValueError("batches have no labels; valid are batches with a loss")
-                loss.backward()
-                for key, h in caught.items():  # h: (batch, length, d_ff)
-                    effect = (h * h.grad).detach().flatten(1, -2).sum(1).square().sum(0).cpu()
+                slopes = torch.autograd.grad(loss, list(caught.values()))
+                for (key, h), slope in zip(caught.items(), slopes, strict=True):
+                    # h: (batch, length, d_ff)
+                    effect = (h * slope).detach().flatten(1, -2).sum(1).square().sum(0).cpu()
                     sums[key] = sums.get(key, 0) + effect.double() * len(h) ** 2  # of a mean loss
                 seen += caught[first].flatten(0, -2).shape[0]
                 bar.update(seen - bar.n)
-                model.zero_grad(set_to_none=True)
                 if seen >= tokens:
                     break
     finally:

@@ -77,7 +77,7 @@ def collect_moments(
     """Collect the moments of the hidden activations that every FF sublayer's W_out reads.
 
     Args:
-        model: any model that `find_stacks` knows; left in evaluation mode.
+        model: any model that `find_stacks` knows.
         batches: keyword arguments for the model's forward.
         tokens: how many to see, counted as in `collect_features`; `find_tokens` if left out.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ffmerge.leastsquares import RIDGE, refit_output
 from ffmerge.moments import Moments
 from ffmerge.patches import Patch, Plan, check_plan
-from ffmerge.sublayers import FeedForward, Stack, find_stacks
+from ffmerge.sublayers import Stack, find_stacks
 from ffmerge.weights import select
 
 # scores[stack][i]: (d_ff,), higher matters more; of those that lose neurons
@@ -97,9 +97,8 @@ def keep_highest(scores: Tensor, n: int) -> Tensor:
 def _fit_widths(name: str, stack: Stack, removed: int) -> tuple[int, ...]:
     """Equal widths at which a stack holds no more than with `removed` sublayers less."""
     each, n = stack.sublayers[0], len(stack)
-    fixed = _count_biases(each)
-    per_neuron = (each.n_parameters - fixed) // each.d_ff
-    budget = (n - removed) * each.n_parameters - n * fixed
+    per_neuron = (each.n_parameters - each.n_fixed) // each.d_ff
+    budget = (n - removed) * each.n_parameters - n * each.n_fixed
     width = min(budget // (n * per_neuron), each.d_ff)
     if width < 1:
         raise ValueError(
@@ -107,8 +106,3 @@ def _fit_widths(name: str, stack: Stack, removed: int) -> tuple[int, ...]:
             f"are at most {n - 1}"
         )
     return (width,) * n
-
-
-def _count_biases(ff: FeedForward) -> int:
-    bias = ff.module("W_out").bias
-    return 0 if bias is None else bias.numel()

@@ -67,7 +67,7 @@ def measure_inputs(model: nn.Module, batches: Iterable[Batch], tokens: int) -> d
     """The sum of squares of every input of every projection in the layers, padding left out.
 
     Args:
-        model: any model that `find_stacks` knows; left in evaluation mode.
+        model: any model that `find_stacks` knows.
         batches: keyword arguments for its forward.
         tokens: how many to see, counted in the first stack.
 
@@ -94,7 +94,6 @@ def measure_inputs(model: nn.Module, batches: Iterable[Batch], tokens: int) -> d
             if isinstance(module, PROJECTIONS):
                 watch(f"{stack.path}.{name}", stack.name, module)
     try:
-        model.eval()
         first = next(iter(stacks))
         with tqdm(total=tokens, desc="tokens", unit="token") as bar:
             for batch in batches:

@@ -25,7 +25,7 @@ def measure_turns(
     """Compare the residual stream before and after every run of n layers.
 
     Args:
-        model: any model that `find_stacks` knows; left in evaluation mode.
+        model: any model that `find_stacks` knows.
         batches: keyword arguments for its forward.
         measure: cosines (n_tokens,) to what is averaged: `torch.arccos` for the angle (Gromov et
             al., 2024), 1 - cosine for Block Influence (ShortGPT).
@@ -58,7 +58,6 @@ def measure_turns(
         last = (name, len(stack))
         handles.append(layer.register_forward_hook(lambda m, args, out, key=last: keep(key, out)))
     try:
-        model.eval()
         device = next(model.parameters()).device
         for batch in batches:
             run_batch(model, batch)

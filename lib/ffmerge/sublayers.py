@@ -32,6 +32,7 @@ __all__ = [
     "unwrap",
 ]
 
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation", "dense_act_fn")
 
 
@@ -85,7 +86,7 @@ def find_stacks(model: nn.Module) -> dict[str, Stack]:
 
     Args:
         model: any transformers model whose layers hold attention and one FF sublayer each; a
-            compiled one is looked through.
+            compiled or parallel one is looked through.
 
     Returns:
         {"encoder": Stack, "decoder": Stack}, or one of the two; of a model with other parts, such
@@ -122,8 +123,10 @@ def find_stacks(model: nn.Module) -> dict[str, Stack]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model that `torch.compile` wrapped, or the model itself."""
-    return getattr(model, "_orig_mod", model)
+    """The model itself, without what `torch.compile` and data parallelism put around it."""
+    while hasattr(model, "_orig_mod") or isinstance(model, PARALLEL):
+        model = getattr(model, "_orig_mod", None) or model.module
+    return model
 
 
 def find_depths(model: nn.Module) -> dict[str, int]:

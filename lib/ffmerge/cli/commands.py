@@ -68,9 +68,9 @@ def check_out(out: Path) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f"{str(out)!r} exists; valid is a new or an empty folder")
     check_folder(out)
-    above = next(path for path in out.absolute().parents if path.exists())
+    above = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ValueError(f"{str(out)!r} cannot be made below {above}; valid is a folder of yours")
+        raise ValueError(f"{str(out)!r} cannot be written in {above}; valid is a folder of yours")
 
 
 def check_model(folder: Path) -> None:

@@ -58,9 +58,14 @@ def read_images(source: str, column: str, seed: int) -> Iterator[Any]:
     if not files:
         yield from (take(row, column, source) for row in read_hub(source, seed))
     for file in files:
-        with Image.open(file) as image:
-            image.load()
-            yield image
+        try:
+            with Image.open(file) as image:
+                image.load()
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read ({error}); valid are whole images") from None
+        if image.mode[0] in "IF":  # any model's processor wants 8 bits, and PIL would clip
+            raise ValueError(f"{file} has more than 8 bits a channel; valid are images of 8 bits")
+        yield image
 
 
 def find_files(source: str, suffixes: tuple[str, ...], seed: int) -> list[Path]:
@@ -75,6 +80,8 @@ def find_files(source: str, suffixes: tuple[str, ...], seed: int) -> list[Path]:
         ValueError: it names files, and none of them counts.
     """
     path = Path(source)
+    if not source.strip():
+        raise ValueError("--data is ''; valid are files, folders, patterns and names of data sets")
     if path.is_dir():
         named = path.rglob("*")
     elif path.exists():
@@ -118,20 +125,28 @@ def read_hub(source: str, seed: int) -> Iterator[Row]:
 
 
 def take(row: Row, column: str, source: str) -> Any:
-    """What a row holds in a column.
+    """What a row holds in a column: text, or a picture.
 
     Raises:
-        ValueError: there is no such column.
+        ValueError: there is no such column, or something else in it.
     """
     if column not in row:
         raise ValueError(
             f"--data {source!r} has no column {column!r}; valid are {', '.join(map(str, row))}"
         )
+    if not isinstance(row[column], str) and not hasattr(row[column], "convert"):
+        raise ValueError(
+            f"--data {source!r} has a row whose {column!r} is {str(row[column])[:40]!r}, a "
+            f"{type(row[column]).__name__}; valid is a text or a picture in every row"
+        )
     return row[column]
 
 
 def _read_lines(file: Path, seed: int) -> Iterator[Row]:
-    lines = file.read_text(encoding="utf-8").splitlines()
+    try:  # some tools begin with a byte-order mark; only \n ends a line of JSON
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error}); valid are rows in UTF-8") from None
     order = list(range(len(lines)))
     random.Random(seed).shuffle(order)
     for i in (i for i in order if lines[i].strip()):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ffmerge.activations import Batch
+from ffmerge.activations import Batch, run_batch
 
 IGNORED = -100  # the label of padding
 
@@ -16,19 +16,16 @@ def measure_perplexity(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Perplexity per token: each token that is predicted weighs the same.
 
     Args:
-        model: a decoder, or an encoder and a decoder; left in evaluation mode.
+        model: a decoder, or an encoder and a decoder.
         batches: keyword arguments for its forward, with labels.
     """
-    model.eval()
-    device = next(model.parameters()).device
     total, n = 0.0, 0
     for batch in batches:
         labels = batch["labels"]
         if not getattr(model.config, "is_encoder_decoder", False):
             labels = labels[:, 1:]  # nothing predicts the first token
         count = int((labels != IGNORED).sum())
-        loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
-        total, n = total + float(loss) * count, n + count
+        total, n = total + float(run_batch(model, batch).loss) * count, n + count
     mean = total / n
     return math.exp(mean) if mean < 700 else math.inf  # beyond the largest float
 
@@ -38,14 +35,13 @@ def measure_reconstruction(small: nn.Module, base: nn.Module, batches: Iterable[
     """The squared error of a model's outputs over the variance of those of its base.
 
     Args:
-        small: the compressed model; left in evaluation mode, as the base.
+        small: the compressed model.
         base: what it was made from.
         batches: keyword arguments for their forward; without padding.
 
     Returns:
         In percent: 0 where nothing is lost; 100 is what the mean alone would lose.
     """
-    small.eval(), base.eval()
     error, squares, sums, n = 0.0, 0.0, 0.0, 0
     for batch in batches:
         own, whole = (_find_outputs(model, batch) for model in (small, base))
@@ -58,7 +54,6 @@ def measure_reconstruction(small: nn.Module, base: nn.Module, batches: Iterable[
 
 def _find_outputs(model: nn.Module, batch: Batch) -> Tensor:
     """Logits, or the last hidden state of a model without: (n, width) float64."""
-    device = next(model.parameters()).device
-    out = model(**{key: value.to(device) for key, value in batch.items()})
+    out = run_batch(model, batch)
     rows = out.logits if getattr(out, "logits", None) is not None else out.last_hidden_state
     return rows.cpu().double().flatten(0, -2)

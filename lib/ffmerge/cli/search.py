@@ -89,11 +89,11 @@ def count_removed(model: nn.Module, method: str, share: Fraction) -> int:
         ValueError: that is not a whole number in every stack.
     """
     unit, depths = find_method(method).REMOVES, find_depths(model)
-    if unit == "% of weights":
-        count, whole, each = share * 100, 100, 1
-    else:
-        count, whole, each = share * sum(depths.values()), sum(depths.values()), len(depths)
-    most = 99 if unit == "% of weights" else (min(depths.values()) - 1) * each
+    is_percent = unit == "% of weights"
+    whole, each = (100, 1) if is_percent else (sum(depths.values()), len(depths))
+    count, most = share * whole, 99 if is_percent else (min(depths.values()) - 1) * each
+    if most == 0:
+        raise ValueError(f"a stack of this model has one layer ({depths}); valid are two or more")
     if count.denominator != 1 or count % each or not each <= count <= most:
         below = min(max(count // each * each, each), most)
         near = [f"{n}/{whole}" for n in (below, below + each) if n <= most]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
@@ -13,7 +13,7 @@ from ffmerge.activations import Batch
 from ffmerge.cli.opening import Opened
 from ffmerge.cli.reading import Row, read_images, read_rows, take
 from ffmerge.cli.scoring import IGNORED
-from ffmerge.sublayers import find_stacks
+from ffmerge.costs import count_positions
 
 LEAST = 5  # examples: three to calibrate with, one to choose with, one to check with
 BATCH = 1024  # tokens that run at a time: their logits are what takes memory
@@ -58,14 +58,14 @@ def read_splits(
     Raises:
         ValueError: data that are missing, too few, or not what the model reads.
     """
-    limit = getattr(opened.model.config, "max_position_embeddings", None) or context
-    context = min(context, limit) if limit > 0 else context  # XLNet says -1: none
-    if context < 2:
+    context = min(context, find_limit(opened.model) or context)
+    if context < 2 and opened.reads == "text":
         raise ValueError(f"--context is {context}; valid are 2 and more: one predicts the next")
-    if opened.reads == "pairs" and target is None:
+    if (opened.reads == "pairs") is (target is None):
+        told = "missing: this model" if target is None else f"{target!r}, and this model never"
         raise ValueError(
-            "--target is missing: this model reads one text and writes another; valid are "
-            "--column and --target, the two columns of JSONL rows"
+            f"--target is {told} reads one text and writes another; valid are --column and "
+            "--target, two columns of JSONL rows, for models that do, and else --column alone"
         )
     examples = [_read(opened, source, column, target, context, seed) for source in sources]
     kept, lengths = _gather(opened.model, take_in_turn(examples), tokens + 2 * held_out)
@@ -87,6 +87,15 @@ def read_splits(
     )
     counts = tuple(sum(lengths[i] for i in part) for part in parts)
     return Splits(calibration, choice, check, counts)
+
+
+def find_limit(model: PreTrainedModel) -> int | None:
+    """The longest text that a model can read; None where there is no limit."""
+    limit = getattr(model.config, "max_position_embeddings", None) or 0
+    tables = (m for m in model.modules() if isinstance(m, nn.Embedding))
+    pads = [m.padding_idx for m in tables if m.num_embeddings == limit]
+    taken = max((pad + 1 for pad in pads if pad is not None), default=0)  # before RoBERTa's first
+    return limit - taken if limit > 0 else None  # XLNet says -1
 
 
 def take_in_turn(streams: Sequence[Iterable[Example]]) -> Iterator[Example]:
@@ -191,7 +200,7 @@ def _gather(
         if "input_ids" in example:
             lengths.append(len(example["input_ids"]))
         else:
-            lengths.append(lengths[0] if lengths else _count_positions(model, example))
+            lengths.append(lengths[0] if lengths else count_positions(model, collate([example], 0)))
         kept.append(example)
         total += lengths[-1]
         if total >= tokens:
@@ -206,18 +215,3 @@ def _find_ends(n: int, total: int, tokens: int, held_out: int) -> tuple[int, int
         each = max(1, min(each, n // 5))
     each = min(each, (n - 1) // 2)
     return n - 2 * each, n - each, n
-
-
-@torch.no_grad()
-def _count_positions(model: PreTrainedModel, example: Example) -> int:
-    """How many patches and class tokens an image becomes."""
-    seen = []
-    first = next(iter(find_stacks(model).values())).layers[0]
-    handle = first.register_forward_hook(
-        lambda module, args, out: seen.append((out[0] if isinstance(out, tuple) else out).shape[1])
-    )
-    try:
-        model(**collate([example], 0))
-    finally:
-        handle.remove()
-    return seen[0]

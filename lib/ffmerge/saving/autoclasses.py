@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from ffmerge.saving.sharing import build_structure, resolve_names, share_modules
+from ffmerge.saving.sharing import build_structure, is_guard, resolve_names, share_modules
 from ffmerge.saving.wrapping import FFMergeConfig, plain_class
 
 
@@ -76,7 +76,7 @@ def load_checked(
         from_pretrained: transformers' own.
         plain: the class that is loaded; where another one was saved, heads may differ.
         path, args, kwargs: of `from_pretrained`.
-        exact: whether weights that are left over are refused too.
+        exact: whether any weights that are left over are refused, not only those of further layers.
 
     Raises:
         ValueError: in one sentence, what does not fit.
@@ -91,12 +91,16 @@ def load_checked(
             f"weights in {path} are damaged ({error}); valid is the file as it was saved"
         ) from error
     is_same = plain.__name__ in (model.config.architectures or ())
-    for kind in ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if exact else [])):
+    lists = {f"{p}.": len(m) for p, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         names = sorted(key if isinstance(key, str) else key[0] for key in info[kind])
-        if not is_same or (may_differ and kind == "mismatched_keys"):  # another head
-            lists = (path for path, m in model.named_modules() if isinstance(m, nn.ModuleList))
-            inside = tuple(f"{path}." for path in lists)  # layers are the same under any head
-            names = [name for name in names if name.startswith(inside)]
+        names = [name for name in names if not is_guard(model.config, name)]
+        if kind == "unexpected_keys" and not exact:  # others' may hold more, but no further layer
+            ends = [f".{path}{n}." for path, n in lists.items()]
+            names = [name for name in names if any(end in f".{name}" for end in ends)]
+        elif not is_same or (may_differ and kind == "mismatched_keys"):  # another head
+            # layers are the same under any head
+            names = [name for name in names if name.startswith(tuple(lists))]
         if names:
             raise ValueError(
                 f"checkpoint {path} lacks weights or holds others: {kind.removesuffix('_keys')} is "

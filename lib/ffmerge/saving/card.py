@@ -101,12 +101,11 @@ def _say(plan: Plan) -> str:
 def _find_auto(model: nn.Module) -> str:
     from transformers.models.auto import modeling_auto
 
-    name = type(model).__name__
-    for auto in ("CausalLM", "Seq2SeqLM", "ImageClassification", "MaskedLM"):
-        tables = {"CausalLM": "CAUSAL_LM", "Seq2SeqLM": "SEQ_TO_SEQ_CAUSAL_LM"}
-        table = tables.get(auto, "MASKED_LM" if auto == "MaskedLM" else "IMAGE_CLASSIFICATION")
+    tables = {"CausalLM": "CAUSAL_LM", "Seq2SeqLM": "SEQ_TO_SEQ_CAUSAL_LM"}
+    tables |= {"ImageClassification": "IMAGE_CLASSIFICATION", "MaskedLM": "MASKED_LM"}
+    for auto, table in tables.items():
         known = getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES")
-        if name in known.values():
+        if type(model).__name__ in known.values():
             return f"AutoModelFor{auto}"
     return "AutoModel"
 

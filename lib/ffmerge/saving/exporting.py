@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -30,8 +31,8 @@ def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") 
     """
     folder, out = Path(folder), Path(out)
     check_folder(out)
-    if out.exists() and out.resolve() == folder.resolve():
-        raise ValueError(f"out is {out}, the folder that is exported; valid is another one")
+    if folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ValueError(f"out is {out}, in the folder that is exported; valid is another one")
     model = load(folder)
     widths = find_untold_widths(model)
     if widths:
@@ -42,8 +43,8 @@ def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") 
     save(untie(model), out, max_shard_size=max_shard_size)
     for file in folder.iterdir():
         if PROCESSOR.fullmatch(file.name) and not OWN.fullmatch(file.name) and file.name != STAGING:
-            copy_one = shutil.copytree if file.is_dir() else shutil.copyfile
-            copy_one(file, out / file.name)
+            copy_folder = partial(shutil.copytree, dirs_exist_ok=True)  # of chat templates
+            (copy_folder if file.is_dir() else shutil.copyfile)(file, out / file.name)
     return out
 
 

@@ -15,8 +15,8 @@ OWN = re.compile(
 PROCESSOR = re.compile(
     r"(tokenizer|special_tokens_map|added_tokens|vocab|preprocessor_config|processor_config"
     r"|image_processor|video_preprocessor_config|chat_template|merges|spiece|source|target"
-    r"|sentencepiece|sentencepiece\.bpe|target_vocab)[\w.]*\.(json|txt|model|spm|jinja)"
-    r"|additional_chat_templates"
+    r"|sentencepiece|bpe|byte_maps|dict|emoji|entity_vocab|normalizer|prophetnet|spm|tekken|word_)"
+    r"[\w.-]*\.(json|txt|model|spm|jinja|bpe|codes|tokenizer)|additional_chat_templates"
 )
 
 
@@ -48,5 +48,6 @@ def check_folder(folder: Path) -> None:
 
 
 def size_on_disk(path: str | Path) -> int:
-    """Bytes of the weight files in a model's folder."""
-    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    """Bytes of the weight files in a model's folder; of another's, which are pickled, too."""
+    files = [*Path(path).glob("*.safetensors")] or Path(path).glob("pytorch_model*.bin")
+    return sum(file.stat().st_size for file in files)

@@ -7,17 +7,6 @@ from transformers import PreTrainedModel
 from ffmerge.saving.sharing import shared_keys
 
 
-def unwrap_model(model: nn.Module) -> nn.Module:
-    """The model itself, without what `torch.compile` and data parallelism put around it."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        else:
-            return model
-
-
 def check_saveable(model: nn.Module) -> None:
     """Check that a model can be saved so that it loads as it is.
 

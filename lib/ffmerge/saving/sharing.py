@@ -109,13 +109,26 @@ def name_once(model: nn.Module) -> None:
 
 def _drop_repeated(model: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
     for name in shared_keys(model):
-        state.pop(prefix + name, None)
+        tensor = state.pop(prefix + name, None)
+        if tensor is not None and is_guard(model.config, name):
+            state[prefix + name] = tensor.new_empty(0)
 
 
 def _repeat(model: nn.Module, state: dict, prefix: str, *unused) -> None:
     for name, first in shared_keys(model).items():
-        if prefix + first in state:
-            state.setdefault(prefix + name, state[prefix + first])
+        held = state.get(prefix + name)
+        if prefix + first in state and (held is None or held.numel() == 0):
+            state[prefix + name] = state[prefix + first]
+
+
+def is_guard(config, name: str) -> bool:
+    """Whether a weight is the one that stays in a second place, empty, by the names of any head.
+
+    A model that shares nothing cannot take it: whoever is handed another configuration fails.
+    """
+    groups = getattr(config, "ffmerge", {}).get("groups")
+    guard = f"{groups[0][1]}.weight" if groups else None
+    return groups and (f".{guard}".endswith(f".{name}") or f".{name}".endswith(f".{guard}"))
 
 
 def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]]) -> None:

@@ -81,11 +81,7 @@ class FFMergeConfig(PreTrainedConfig):
 def describe_config(
     config: PreTrainedConfig, groups: list, widths: dict, plan: dict
 ) -> PreTrainedConfig:
-    """Make a configuration tell what is shared and how wide sublayers are; if nothing, be plain.
-
-    Returns:
-        The configuration, changed in place.
-    """
+    """Make a configuration tell, in place, what is shared and how wide; if nothing, be plain."""
     config.__class__ = plain_class(config)
     config.__dict__.pop("ffmerge", None)
     if groups or widths:
@@ -138,12 +134,7 @@ def _digest(record: dict) -> str:
 
 
 def find_configs(model: nn.Module, path: str) -> Iterator:
-    """The configurations that tell of a module: that of its part of the model, and the model's.
-
-    Args:
-        model: the model.
-        path: name of the module inside it.
-    """
+    """The configurations that tell of the module at a path: its part's, and the whole model's."""
     parts, seen = path.split("."), set()
     for n in range(len(parts), -1, -1):
         config = getattr(model.get_submodule(".".join(parts[:n])), "config", None)

@@ -1,0 +1,113 @@
+"""What strangers' files hold: marks, lines and pictures that are not as in the manual."""
+
+import json
+
+import pytest
+import torch
+from families import make_model
+from PIL import Image
+from strangers import make_tokenizer, save_stranger, write_images, write_rows, write_text
+from transformers import RobertaConfig, RobertaForMaskedLM
+
+import ffmerge
+from ffmerge.__main__ import main
+from ffmerge.cli.opening import open_model
+from ffmerge.cli.reading import read_images, read_rows
+from ffmerge.cli.splits import find_limit, read_splits
+from ffmerge.patches import Plan, apply_plan
+
+
+def fail(capsys, model, out, *options, remove="1/4"):
+    """The one sentence that a command ends with."""
+    arguments = ["compress", model, "--remove", remove, "--out", out, *options]
+    capsys.readouterr()  # what came before
+    assert main([str(argument) for argument in arguments]) == 1
+    (told,) = capsys.readouterr().err.strip().splitlines()
+    assert not out.exists() and "does not know" not in told
+    return told
+
+
+def test_rows_may_begin_with_a_mark_and_hold_any_character(tmp_path):
+    """U+2028 is a line's end to Python, and none to JSON."""
+    texts = ["one\u2028two\x85three", "four"]
+    lines = "\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    (tmp_path / "rows.jsonl").write_bytes(lines.encode("utf-8-sig"))
+    rows = read_rows(str(tmp_path / "rows.jsonl"), "text", 0)
+    assert sorted(row["text"] for row in rows) == sorted(texts)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": null}\n', "a row whose 'text' is 'None', a NoneType"),
+        (b'{"text": ["word1"]}\n', "a row whose 'text' is \"['word1']\", a list"),
+        ('{"text": "caf\u00e9"}'.encode("latin-1"), "is not UTF-8"),
+    ],
+)
+def test_rows_that_hold_no_text_name_their_file(content, message, tmp_path, capsys):
+    model, file = save_stranger("gpt2", tmp_path / "base"), tmp_path / "rows.jsonl"
+    file.write_bytes(content)
+    told = fail(capsys, model, tmp_path / "small", "--data", file)
+    assert message in told and str(file) in told
+
+
+def test_pictures_that_are_torn_or_deep_are_named(tmp_path, capsys):
+    model = save_stranger("vit", tmp_path / "base")
+    torn, deep = tmp_path / "torn.png", tmp_path / "deep.png"
+    (whole,) = write_images(tmp_path / "pictures", n=1).rglob("*.png")
+    torn.write_bytes(whole.read_bytes()[:90])
+    Image.new("I;16", (12, 12), 40_000).save(deep)
+    for file, message in ((torn, "cannot be read"), (deep, "more than 8 bits a channel")):
+        told = fail(capsys, model, tmp_path / "small", "--data", file)
+        assert f"{file} " in told and message in told
+    assert [image.size for image in read_images(str(whole), "image", 0)] == [(12, 12)]
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path, capsys):
+    model, text = save_stranger("gpt2", tmp_path / "base"), write_text(tmp_path / "notes.txt")
+    out = tmp_path / "small"
+    assert "--data is ''" in fail(capsys, model, out, "--data", "")
+    told = fail(capsys, model, out, "--data", text, "--target", "en")
+    assert "--target is 'en', and this model never reads one text and writes another" in told
+    with pytest.raises(SystemExit):
+        main(["compress", "m", "--remove", "1/4", "--data", "d", "--out", "o", "--seed", "-1"])
+    assert "valid are whole numbers from 0 on" in capsys.readouterr().err
+
+
+def test_a_model_of_one_layer_is_told_that_it_has_one(tmp_path, capsys):
+    model = save_stranger("gpt2", tmp_path / "base")
+    apply_plan(make_model("gpt2"), Plan(dropped={"decoder": (1, 2, 3)})).save_pretrained(model)
+    text = write_text(tmp_path / "notes.txt")
+    told = fail(capsys, model, tmp_path / "small", "--data", text, remove="1/2")
+    assert "has one layer" in told and "valid are two or more" in told
+
+
+def test_positions_behind_that_of_padding_are_fewer(tmp_path):
+    """RoBERTa counts from padding_idx + 1 on: 514 positions read 512 tokens."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=40, intermediate_size=24, max_position_embeddings=34, **sizes)
+    model = RobertaForMaskedLM(config).eval()
+    assert find_limit(model) == 32 and find_limit(make_model("gpt2")) == 32
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    text = write_text(tmp_path / "notes.txt")
+    splits = read_splits(open_model(str(tmp_path)), [str(text)], 200, 50)
+    assert splits.check[0]["input_ids"].shape[1] == 32
+    model(**splits.check[0])  # it can read that many
+
+
+def test_a_folder_of_pickled_weights_has_a_size(tmp_path, capsys):
+    model, folder = make_model("gpt2"), save_stranger("gpt2", tmp_path / "base")
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    assert main(["inspect", str(folder)]) == 0
+    n_bytes = (folder / "pytorch_model.bin").stat().st_size
+    assert f"{n_bytes:,} bytes" in capsys.readouterr().out
+
+
+def test_several_columns_of_pairs_are_texts(tmp_path, capsys):
+    model = save_stranger("marian", tmp_path / "base")
+    rows = write_rows(tmp_path / "pairs.jsonl", zh=12)
+    options = ["--data", rows, "--column", "zh", "--target", "en"]
+    assert "has no column 'en'; valid are zh" in fail(capsys, model, tmp_path / "small", *options)
+    assert ffmerge.load(model).config.is_encoder_decoder
