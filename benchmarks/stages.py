@@ -10,9 +10,9 @@ joined at the end, and then one float32 correlation matrix for every pair, befor
 assignment problems one after the other. Least squares: second moments of all sublayers, and W_out
 of each of the first ones refit to two thirds of its neurons; ours alone. Every measurement is a
 process of its own; its peak is above what the process held before, its time that of the processor,
-of all threads. Which permutations differ is printed. Linux. results/benchmarks/stages.csv gets the
-width that was measured and keeps the others; stages.png shows them. What it comes to at the size of
-the paper's models says docs/paper-scale.md.
+of all threads; both stand as ratios to the plain scheme's too. Which permutations differ is
+printed. Linux. results/benchmarks/stages.csv gets the width that was measured and keeps the others;
+stages.png shows them. What it comes to at the size of the paper's models says docs/paper-scale.md.
 """
 
 import argparse
@@ -69,11 +69,21 @@ def main() -> None:
         print(
             f"{scheme}: neurons matched otherwise than by the first: {max(moved):.2%} at the most"
         )
-    table = pd.DataFrame(rows)
+    table = compare(pd.DataFrame(rows))
     print(table.to_string(index=False))
     path = find_root() / "results/benchmarks/stages.csv"
     update_table(path, table, ["d_ff"])
     draw(path)
+
+
+def compare(table: pd.DataFrame) -> pd.DataFrame:
+    """Beside each measurement, what it is of the plain scheme's in the same run."""
+    keys = ["d_ff", "stage"]
+    plain = table[table.scheme == "plain"].set_index(keys)
+    for measured in ("processor_s", "peak_gb"):
+        whole = plain[measured].reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
+        table[f"{measured.partition('_')[0]}_of_plain"] = (table[measured] / whole).round(3)
+    return table
 
 
 def draw(path: Path) -> None:

@@ -391,6 +391,14 @@ def test_every_method_has_a_look_of_its_own():
     assert len({(look["color"], look["marker"]) for look in looks}) == len(looks)
 
 
+def test_a_printed_table_has_one_minus_and_windows_keep_their_hyphens(tmp_path):
+    row = {"Layers": "3-7", "Change": "here -1.5 ± 2.0 %, before -3 (-4)", "Gap": "-0.1 / +2 / -7"}
+    told = write_table(pd.DataFrame([row]), tmp_path, "table", "Title")
+    assert "here −1.5 ± 2.0 %, before −3 (−4)" in told and "−0.1 / +2 / −7" in told
+    assert "3-7" in told and told == (tmp_path / "table.md").read_text()
+    assert pd.read_csv(tmp_path / "table.csv").iloc[0].to_dict() == row
+
+
 def test_an_empty_table_is_a_sentence_and_absent_models_are_named(tmp_path):
     empty = pd.DataFrame()
     assert "Left out" in write_table(empty, tmp_path, "table", "Title", "a note")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from study.report.facts import Facts
+from study.report.page import MINUS
 from study.report.reviewers import DOUBTS
 
 OPENING = """# What the paper's reviewers asked
@@ -64,6 +65,6 @@ def write_reviewers(folder: Path, facts: Facts) -> str:
         lines.append(f"{heading}  \n{facts.fill(doubt.answer)}  \n*Backed by:* {doubt.backed}\n")
     words = pd.DataFrame(WORDS, columns=["Method", "Its own numbers", "Why it was not run"])
     lines += ["## In words only\n", words.to_markdown(index=False, disable_numparse=True), ""]
-    text = "\n".join(lines)
+    text = MINUS.sub("−", "\n".join(lines))
     (folder / "reviewers.md").write_text(text, encoding="utf-8")
     return re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)

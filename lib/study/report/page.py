@@ -1,5 +1,6 @@
 """figures/: every figure and table as files, and README.md, the one page that shows them all."""
 
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -7,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 PIXELS = 100  # an inch, on a page; files hold twice as many
+MINUS = re.compile(r"(?<=[\s(|↓↑])-(?=\d)")  # before a number, and not inside a window's name
 
 
 class Page:
@@ -59,7 +61,7 @@ class Page:
 
 
 def write_table(table: pd.DataFrame, folder: Path, name: str, title: str, notes: str = "") -> str:
-    """Write a table as CSV and as Markdown, with its title and footnotes.
+    """Write a table as CSV and as Markdown, with its title, footnotes and a printed minus.
 
     Returns:
         The Markdown; of an empty table, a sentence that says so.
@@ -68,7 +70,7 @@ def write_table(table: pd.DataFrame, folder: Path, name: str, title: str, notes:
     body = "Left out: nothing of it was evaluated."
     notes = notes.strip() if len(table) else ""
     if len(table):
-        body = table.to_markdown(index=False, disable_numparse=True)
+        body = MINUS.sub("−", table.to_markdown(index=False, disable_numparse=True))
     text = f"**{title}**\n\n{body}\n" + (f"\n{notes}\n" if notes else "")
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     return text
