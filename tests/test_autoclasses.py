@@ -97,9 +97,10 @@ def test_a_configuration_given_by_hand_loads_nothing(family, tmp_path):
         with pytest.raises(RuntimeError):
             type(plain).from_pretrained(path, config=plain.config)
     stored = load_file(folder / "model.safetensors")
-    assert [tuple(held.shape) for held in stored.values() if not held.numel()] == [(0,)]
+    shapes = [tuple(held.shape) for held in stored.values() if not held.numel()]
+    assert shapes == [(0,)] * len(find_stacks(small))  # a part may be loaded by a class of its own
     empty = {key for key, held in small.state_dict().items() if not held.numel()}
-    assert len(empty) == 1 and empty < shared_keys(small).keys()
+    assert len(empty) == len(find_stacks(small)) and empty < shared_keys(small).keys()
     with pytest.raises(RuntimeError):
         plain.load_state_dict(small.state_dict(), strict=False)
 

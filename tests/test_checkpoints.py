@@ -146,12 +146,19 @@ def test_the_plan_and_the_card_travel_with_the_model(tmp_path):
 
 
 def test_a_configuration_with_fewer_layers_than_the_weights_is_refused(tmp_path):
-    make_model("llama").save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["num_hidden_layers"] -= 1
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"unexpected is model\.layers\.3\.\w"):
-        load(tmp_path)
+    make_model("llama").save_pretrained(tmp_path / "llama")
+    make_model("gpt2").transformer.save_pretrained(tmp_path / "gpt2")  # as the hub's: bare names
+    for name, key, first in (
+        ("llama", "num_hidden_layers", "model.layers.3"),
+        ("gpt2", "n_layer", "h.3"),
+    ):
+        file = tmp_path / name / "config.json"
+        config = json.loads(file.read_text()) | {key: 3}
+        file.write_text(json.dumps(config))
+        for architecture in (config["architectures"], ["GPT2LMHeadModel"])[: 1 + (name == "gpt2")]:
+            file.write_text(json.dumps(config | {"architectures": list(architecture)}))
+            with pytest.raises(ValueError, match=rf"unexpected is {first}\.\w"):
+                load(tmp_path / name)
 
 
 def test_large_models_are_written_in_shards(tmp_path):

@@ -96,8 +96,11 @@ def load_checked(
         names = sorted(key if isinstance(key, str) else key[0] for key in info[kind])
         names = [name for name in names if not is_guard(model.config, name)]
         if kind == "unexpected_keys" and not exact:  # others' may hold more, but no further layer
-            ends = [f".{path}{n}." for path, n in lists.items()]
-            names = [name for name in names if any(end in f".{name}" for end in ends)]
+            head = f"{model.base_model_prefix}."  # which names may lack, or have
+            ways = [
+                (way, n) for p, n in lists.items() for way in (p, p.removeprefix(head), head + p)
+            ]
+            names = [name for name in names if name.startswith(tuple(f"{w}{n}." for w, n in ways))]
         elif not is_same or (may_differ and kind == "mismatched_keys"):  # another head
             # layers are the same under any head
             names = [name for name in names if name.startswith(tuple(lists))]

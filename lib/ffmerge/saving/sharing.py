@@ -7,6 +7,7 @@ own `_tied_weights_keys` cannot be used for this: it is ignored unless the word 
 too, and it ties parameters where modules must be tied.
 """
 
+import re
 from collections.abc import Sequence
 
 from torch import nn
@@ -122,13 +123,11 @@ def _repeat(model: nn.Module, state: dict, prefix: str, *unused) -> None:
 
 
 def is_guard(config, name: str) -> bool:
-    """Whether a weight is the one that stays in a second place, empty, by the names of any head.
-
-    A model that shares nothing cannot take it: whoever is handed another configuration fails.
-    """
-    groups = getattr(config, "ffmerge", {}).get("groups")
-    guard = f"{groups[0][1]}.weight" if groups else None
-    return groups and (f".{guard}".endswith(f".{name}") or f".{name}".endswith(f".{guard}"))
+    """Whether a weight stays in a second place, empty, one a stack: no plain model can take it."""
+    groups = getattr(config, "ffmerge", {}).get("groups", ())
+    by_stack = {re.split(r"\.\d+\.", group[0])[0]: group[1] for group in groups}
+    ends = [f".{second}.weight" for second in by_stack.values()]
+    return any(end.endswith(f".{name}") or f".{name}".endswith(end) for end in ends)
 
 
 def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]]) -> None:
