@@ -63,6 +63,12 @@ def test_it_is_written_nowhere_else(tmp_path):
         export(folder, folder / "plain")
     with pytest.raises(ValueError, match=r"in the folder that is exported; valid is another one"):
         export(folder, folder)
+    (folder / "tokenizer.json").write_text("{}")
+    (tmp_path / "b" / "notes.txt").rename(tmp_path / "notes.txt")
+    (tmp_path / "b" / "tokenizer.json").symlink_to(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match=r"holds tokenizer.json, which is not its own"):
+        export(folder, tmp_path / "b")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
     assert find_shared_modules(load(folder))
 
 

@@ -125,9 +125,8 @@ def _repeat(model: nn.Module, state: dict, prefix: str, *unused) -> None:
 def is_guard(config, name: str) -> bool:
     """Whether a weight stays in a second place, empty, one a stack: no plain model can take it."""
     groups = getattr(config, "ffmerge", {}).get("groups", ())
-    by_stack = {re.split(r"\.\d+\.", group[0])[0]: group[1] for group in groups}
-    ends = [f".{second}.weight" for second in by_stack.values()]
-    return any(end.endswith(f".{name}") or f".{name}".endswith(end) for end in ends)
+    ends = {re.split(r"\.\d+\.", group[0])[0]: f".{group[1]}.weight" for group in groups}
+    return any(end.endswith(f".{name}") or f".{name}".endswith(end) for end in ends.values())
 
 
 def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]]) -> None:
