@@ -69,6 +69,11 @@ def test_it_is_written_nowhere_else(tmp_path):
     with pytest.raises(ValueError, match=r"holds tokenizer.json, which is not its own"):
         export(folder, tmp_path / "b")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "tokenizer.json").write_text("mine too")
+    with pytest.raises(ValueError, match=r"which holds tokenizer.json; valid is another one"):
+        export(folder, tmp_path / "c")
+    assert (tmp_path / "c" / "tokenizer.json").read_text() == "mine too"
     assert find_shared_modules(load(folder))
 
 

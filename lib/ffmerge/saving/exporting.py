@@ -9,7 +9,7 @@ from torch import nn
 
 from ffmerge.checkpoints import load, save
 from ffmerge.files import STAGING
-from ffmerge.saving.folders import OWN, PROCESSOR, check_folder
+from ffmerge.saving.folders import OWN, PROCESSOR, SHARING, check_folder
 from ffmerge.saving.sharing import find_shared_modules, find_untold_widths, remember
 
 
@@ -31,11 +31,12 @@ def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") 
     """
     folder, out = Path(folder), Path(out)
     check_folder(out)
-    if folder.resolve() in (out.resolve(), *out.resolve().parents):
-        raise ValueError(f"out is {out}, in the folder that is exported; valid is another one")
-    model = load(folder)
-    widths = find_untold_widths(model)
-    if widths:
+    inside = folder.resolve() in (out.resolve(), *out.resolve().parents)
+    others = [file for file in out.glob("*") if file.name != STAGING]
+    if inside or (others and not (out / SHARING).is_file()):
+        told = "in the folder that is exported" if inside else f"which holds {others[0].name}"
+        raise ValueError(f"out is {out}, {told}; valid is another one, new or empty")
+    if widths := find_untold_widths(model := load(folder)):
         raise ValueError(
             f"model in {folder} has FF sublayers of {widths}; a plain model has one width in a "
             "stack, and a configuration that says it, so valid is a model pruned evenly or shared"
@@ -57,6 +58,5 @@ def untie(model: nn.Module) -> nn.Module:
     for _, *names in find_shared_modules(model):
         for name in names:
             model.set_submodule(name, copy.deepcopy(model.get_submodule(name)), strict=True)
-    if hasattr(model, "ffmerge_plan"):
-        del model.ffmerge_plan
+    vars(model).pop("ffmerge_plan", None)
     return remember(model)
