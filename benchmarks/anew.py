@@ -4,7 +4,7 @@
 
 The uncompressed model, drawn anew and trained as `scratch-third` is: for the steps of the base and
 of its recovery together, in the precision of recovery. results/benchmarks/anew.csv has a row for
-each seed: what it scores on the test split, beside the base and what recovery makes of that.
+each seed: what it scores on the test split, beside the base.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from ffmerge.saving.sharing import build_structure, is_guard, resolve_names, share_modules
-from ffmerge.saving.wrapping import FFMergeConfig, plain_class
+from ffmerge.saving.wrapping import FFMergeConfig, list_ways, plain_class
 
 
 class SharedModel:
@@ -96,11 +96,8 @@ def load_checked(
         names = sorted(key if isinstance(key, str) else key[0] for key in info[kind])
         names = [name for name in names if not is_guard(model.config, name)]
         if kind == "unexpected_keys" and not exact:  # others' may hold more, but no further layer
-            head = f"{model.base_model_prefix}."  # which names may lack, or have
-            ways = [
-                (way, n) for p, n in lists.items() for way in (p, p.removeprefix(head), head + p)
-            ]
-            names = [name for name in names if name.startswith(tuple(f"{w}{n}." for w, n in ways))]
+            ends = [f"{way}{n}." for path, n in lists.items() for way in list_ways(model, path)]
+            names = [name for name in names if name.startswith(tuple(ends))]
         elif not is_same or (may_differ and kind == "mismatched_keys"):  # another head
             # layers are the same under any head
             names = [name for name in names if name.startswith(tuple(lists))]

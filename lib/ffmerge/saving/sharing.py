@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ffmerge.saving.wrapping import describe_config, is_told
+from ffmerge.saving.wrapping import describe_config, is_told, list_ways
 from ffmerge.sublayers import FeedForward, find_stacks
 
 Names = Sequence[Sequence[str]]
@@ -174,10 +174,9 @@ def resolve_names(model: nn.Module, groups: Names) -> list[list[str]]:
         ValueError: the model has no such module.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
 
     def find(name: str) -> str:
-        for candidate in (name, name.removeprefix(prefix), prefix + name):
+        for candidate in list_ways(model, name):
             if candidate in modules:
                 return candidate
         raise ValueError(

@@ -144,10 +144,7 @@ def find_configs(model: nn.Module, path: str) -> Iterator:
 
 
 def is_told(model: nn.Module) -> bool:
-    """Whether a model that is built anew from its configuration has parameters of these shapes.
-
-    Where none can be built from it, or there is none, there is nothing to compare: yes.
-    """
+    """Whether what its configuration builds anew has these shapes; yes if it builds nothing."""
     with suppress(Exception):
         return list_shapes(rebuild(model)) == list_shapes(model)
     return True
@@ -163,6 +160,12 @@ def rebuild(model: nn.Module) -> nn.Module:
 def list_shapes(model: nn.Module) -> dict[str, torch.Size]:
     """The shape of every parameter, under all of its names."""
     return {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+def list_ways(model: nn.Module, name: str) -> tuple[str, str, str]:
+    """A name as it is, and as models with and without a head have it."""
+    head = f"{getattr(model, 'base_model_prefix', '')}."
+    return name, name.removeprefix(head), head + name
 
 
 @cache
