@@ -158,3 +158,25 @@ def test_sublayers_with_adapters_of_another_kind_are_refused():
     settings = VeraConfig(r=2, target_modules=["down_proj"], init_weights=False)
     with pytest.raises(ValueError, match="has adapters on its projections"):
         merge(get_peft_model(make_model("llama"), settings), {"decoder": "1-3"}, method="vanilla")
+
+
+@pytest.mark.parametrize(("per", "other"), [("layer", "sublayer"), ("sublayer", "layer")])
+def test_trained_adapters_are_opened_only_as_they_were_trained(per, other, small, tmp_path):
+    folder = save(small, tmp_path / "small")
+    adapted = add_adapters(small, settings(FF), per)
+    shake(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = load(folder)
+    with pytest.raises(ValueError, match=f"per is '{other}' and the adapters in .* are for"):
+        add_adapters(again, tmp_path / "adapter", other)
+    assert not any("lora_" in name for name, _ in again.named_parameters())
+
+
+def test_adapters_of_some_layers_only_are_opened_as_they_are(small, tmp_path):
+    folder = save(small, tmp_path / "small")
+    some = LoraConfig(target_modules=FF, r=2, layers_to_transform=[1], task_type="CAUSAL_LM")
+    adapted = add_adapters(small, some, "layer")
+    after = shake(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = add_adapters(load(folder), tmp_path / "adapter", "layer")
+    assert torch.equal(logits(again.eval(), BATCH), after)

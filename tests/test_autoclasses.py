@@ -1,5 +1,6 @@
 """Any tool loads the saved folder tied, or refuses: never sublayers at random with a warning."""
 
+import copy
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import torch
 import transformers
 from families import LAYERS, MAKERS, VOCABULARY, logits, make_batch, make_labelled, make_model
 from safetensors.torch import load_file, save_file
+from torch.nn.utils import parametrizations, prune
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2LMHeadModel
 
 from ffmerge.checkpoints import find_shared_modules, load, save, shared_keys
@@ -360,3 +362,54 @@ def test_gradients_are_the_same_with_checkpointing(family, reentrant):
             torch.cat([p.grad.flatten() for p in small.parameters() if p.grad is not None])
         )
     assert torch.allclose(*gradients, atol=1e-6)
+
+
+@pytest.mark.parametrize("projection", ["up_proj", "gate_proj", "down_proj"])
+def test_a_layer_that_has_left_its_group_by_hand_is_not_loaded_shared(projection, tmp_path):
+    """Without biases one weight alone tells: a plain save keeps what the configuration said."""
+    small = merge_some("llama", "1-2")
+    layers = small.model.layers
+    own = copy.deepcopy(getattr(layers[1].mlp, projection))
+    torch.nn.init.ones_(own.weight)
+    setattr(layers[2].mlp, projection, own)
+    small.save_pretrained(tmp_path)
+    for from_pretrained in (load, AutoModelForCausalLM.from_pretrained):
+        with pytest.raises(ValueError, match=rf"lacks weights or holds others.*{projection}"):
+            from_pretrained(tmp_path)
+    assert torch.equal(
+        load(save(small, tmp_path / "well")).model.layers[2].mlp.up_proj.weight,
+        layers[2].mlp.up_proj.weight,
+    )
+
+
+def test_weights_of_two_layers_are_not_poured_into_one_module(tmp_path):
+    """`load_state_dict` would keep the last one and say nothing."""
+    model, small = make_model("llama"), merge_some("llama")
+    before = {name: p.clone() for name, p in small.named_parameters()}
+    with pytest.raises(
+        ValueError, match=r"one module here, and two in what is loaded; valid is one"
+    ):
+        small.load_state_dict(model.state_dict())
+    for other in (small.state_dict(), export_state(small)):
+        assert small.load_state_dict(other) == ([], [])
+    assert all(torch.equal(p, before[name]) for name, p in small.named_parameters())
+
+
+def export_state(small):
+    """As others write it: every name with its tensor."""
+    state = small.state_dict()
+    return state | {name: state[first].clone() for name, first in shared_keys(small).items()}
+
+
+@pytest.mark.parametrize("kind", ["weight norm", "old weight norm", "mask"])
+def test_shared_weights_that_are_computed_from_others_are_refused(kind, tmp_path):
+    small = merge_some("llama")
+    shared = small.model.layers[1].mlp.down_proj
+    if kind == "mask":
+        prune.random_unstructured(shared, "weight", 0.5)
+    else:
+        wrap = parametrizations.weight_norm if kind == "weight norm" else torch.nn.utils.weight_norm
+        wrap(shared)
+    with pytest.raises(ValueError, match=r"computes weights that layers share .* valid are plain"):
+        save(small, tmp_path / "small")
+    assert not (tmp_path / "small").exists()

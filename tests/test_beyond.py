@@ -7,9 +7,10 @@ import pytest
 import torch
 from families import LAYERS, MAKERS, logits, make_batch, make_model
 
+from ffmerge.ablations.forward import measure_pool, reselect, take_greedily
+from ffmerge.ablations.private import untie_biases
 from ffmerge.activations import collect_outputs
 from ffmerge.fidelity import RunningSpread, measure_error, measure_spread
-from ffmerge.forward import measure_pool, reselect, take_greedily
 from ffmerge.importance import score_surgeon
 from ffmerge.layerwise import prune_by_surgeon, prune_in_turn
 from ffmerge.leastsquares import refit_output
@@ -18,7 +19,6 @@ from ffmerge.methods import Evidence, find_method
 from ffmerge.moments import collect_moments
 from ffmerge.patches import Plan, apply_patch
 from ffmerge.pooling import fit_pools, pool_pairs
-from ffmerge.private import untie_biases
 from ffmerge.pruning import list_neuron_plans, prune
 from ffmerge.refitting import collect_inputs, compute_output, learn_activation
 from ffmerge.regression import regress_groups

@@ -148,3 +148,16 @@ def test_a_gguf_file_that_llama_cpps_converter_makes_computes_the_same(how, tmp_
     if how == "shared":  # which the converter refuses as it is
         assert "FFMergeModel is not supported" in convert(folder, tmp_path / "not.gguf").stderr
         assert not (tmp_path / "not.gguf").exists()
+
+
+def test_a_tokenizer_that_cannot_be_copied_leaves_no_half_of_a_folder(tmp_path, monkeypatch):
+    folder = save(merge(make_model("gpt2"), {"decoder": "1-3"}, method="vanilla"), tmp_path / "a")
+    make_tokenizer().save_pretrained(folder)
+
+    def fail(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", fail)
+    with pytest.raises(OSError, match="No space"):
+        export(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

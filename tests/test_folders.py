@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from families import logits, make_batch, make_model
-from transformers import AutoModelForCausalLM
+from strangers import make_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ffmerge import files
 from ffmerge.checkpoints import load, save
@@ -226,3 +227,26 @@ def test_two_processes_do_not_save_into_one_folder(small, tmp_path):
         for name in before:
             (partial / name).write_bytes(before[name])
     assert read(tmp_path / "run") == before
+
+
+def test_a_tokenizer_takes_the_place_of_none_but_its_own(small, tmp_path):
+    mine, theirs = make_tokenizer(), make_tokenizer()
+    theirs.add_tokens(["another"])
+    theirs.save_pretrained(tmp_path / "run")
+    before = read(tmp_path)
+    with pytest.raises(ValueError, match=r"holds tokenizer.*json, which is not its own"):
+        save(small, tmp_path / "run", mine)
+    assert read(tmp_path) == before
+    save(save(small, tmp_path / "run") and small, tmp_path / "run", mine)  # a folder of ours
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "run")) == len(mine)
+
+
+def test_the_chat_template_of_another_tokenizer_is_not_read_with_a_new_one(small, tmp_path):
+    talking, silent = make_tokenizer(), make_tokenizer()
+    talking.chat_template = "{{ messages }}"
+    folder = save(small, tmp_path / "run", talking)
+    assert save(small, folder, talking) == folder
+    before = read(tmp_path)
+    with pytest.raises(ValueError, match=r"holds chat_template.jinja of another tokenizer"):
+        save(small, folder, silent)
+    assert read(tmp_path) == before

@@ -1,6 +1,7 @@
 """What strangers' files hold: marks, lines and pictures that are not as in the manual."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,3 +112,81 @@ def test_several_columns_of_pairs_are_texts(tmp_path, capsys):
     options = ["--data", rows, "--column", "zh", "--target", "en"]
     assert "has no column 'en'; valid are zh" in fail(capsys, model, tmp_path / "small", *options)
     assert ffmerge.load(model).config.is_encoder_decoder
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "half \\ud800"}\n', "half a character"),
+        ('{"text": ' + "[" * 100_000 + "\n", "line 1 of"),
+    ],
+)
+def test_rows_that_no_tokenizer_and_no_parser_reads_are_told(content, message, tmp_path, capsys):
+    model, file = save_stranger("gpt2", tmp_path / "base"), tmp_path / "rows.jsonl"
+    file.write_text(content)
+    assert message in fail(capsys, model, tmp_path / "small", "--data", file)
+
+
+def test_a_picture_that_is_a_bomb_is_named(tmp_path, capsys, monkeypatch):
+    model = save_stranger("vit", tmp_path / "base")
+    (whole,) = write_images(tmp_path / "pictures", n=1).rglob("*.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    told = fail(capsys, model, tmp_path / "small", "--data", whole)
+    assert f"{whole} cannot be read" in told and "decompression bomb" in told
+
+
+def test_columns_and_contexts_that_nothing_has_are_refused(tmp_path, capsys):
+    out, text = tmp_path / "small", write_text(tmp_path / "notes.txt")
+    words, pictures = (save_stranger(k, tmp_path / k) for k in ("gpt2", "vit"))
+    images = write_images(tmp_path / "pictures")
+    rows = write_rows(tmp_path / "rows.jsonl", n=200, body=20)
+    for model, data, option in (
+        (words, text, ("--column", "body")),
+        (pictures, images, ("--column", "body")),
+        (pictures, images, ("--context", "16")),
+    ):
+        told = fail(capsys, model, out, "--data", data, *option)
+        assert f"{option[0]} is given and does nothing with these data" in told
+    assert "has no column ''; valid are body" in fail(
+        capsys, words, out, "--data", rows, "--column", ""
+    )
+    opened = open_model(str(words))  # of several sources one is enough
+    splits = read_splits(opened, [str(text), str(rows)], 200, 50, column="body", context=16)
+    assert sum(splits.tokens) >= 300
+
+
+def test_pairs_of_which_one_side_is_empty_teach_nothing(tmp_path):
+    opened = open_model(str(save_stranger("marian", tmp_path / "base")))
+    rows, options = tmp_path / "pairs.jsonl", {"column": "zh", "target": "en"}
+    empty = "".join(json.dumps({"zh": "", "en": "word1"}) + "\n" for _ in range(9))
+    rows.write_text(empty)
+    with pytest.raises(ValueError, match=r"gives too few pairs \(0\)"):
+        read_splits(opened, [str(rows)], 20, 5, **options)
+    rows.write_text(empty + "".join(f'{{"zh": "word{i}", "en": "word{i}"}}\n' for i in range(9)))
+    assert sum(read_splits(opened, [str(rows)], 20, 5, **options).tokens) == 9
+
+
+@pytest.mark.parametrize(
+    ("names", "limit"),
+    [
+        ({"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 48}, 48),
+        ({"max_seq_len": 40}, 40),
+        ({"max_position_embeddings": -1}, None),
+        ({}, None),
+    ],
+)
+def test_limits_have_several_names(names, limit):
+    model = make_model("gpt2")
+    model.config = SimpleNamespace(**names)
+    assert find_limit(model) == limit
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--tokens", "9" * 5000), ("--remove", "1e-99999999"), ("--remove", "1/0"), ("--remove", "²")],
+)
+def test_numbers_that_are_none_are_told_at_once(option, value, capsys):
+    options = {"--remove": "1/4", "--data": "d", "--out": "o"} | {option: value}
+    with pytest.raises(SystemExit):
+        main(["compress", "m", *(part for pair in options.items() for part in pair)])
+    assert "valid are" in capsys.readouterr().err

@@ -89,9 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--context",
         type=read_count,
-        default=512,
         metavar="TOKENS",
-        help="that are read at once (default: %(default)s, or the model's limit)",
+        help="that are read at once (default: 512, or the model's limit)",
     )
     one.add_argument("--seed", type=read_seed, default=0, help="of the order of the data")
     two = commands.add_parser("inspect", help="tell what a model shares and where it came from")
@@ -106,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
 def read_share(text: str) -> Fraction:
     """A share such as 1/3 or 0.25."""
     try:
-        share = Fraction(text)
+        share = Fraction(text if len(text) < 20 and "e" not in text.lower() else 0)
     except (ValueError, ZeroDivisionError):
         share = Fraction(0)
     if not 0 < share < 1:
@@ -125,7 +124,7 @@ def read_method(text: str) -> str:
 
 def read_count(text: str, least: int = 1) -> int:
     """A whole number above 0, or from another one on, of 32 bits."""
-    if not text.isdecimal() or not least <= int(text) < 2**32:
+    if not text.isdecimal() or len(text) > 10 or not least <= int(text) < 2**32:
         told = f"valid are whole numbers from {least} on, below 2**32"
         raise argparse.ArgumentTypeError(f"{text!r} is no count; {told}")
     return int(text)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ffmerge.files import filling, read_json, restore, write_json
 from ffmerge.saving.autoclasses import load_checked, share_model_class
 from ffmerge.saving.card import write_card
-from ffmerge.saving.folders import CONFIG, OWN, SHARING, check_folder, size_on_disk
+from ffmerge.saving.folders import CONFIG, OWN, SHARING, check_folder, check_templates, size_on_disk
 from ffmerge.saving.saveable import check_saveable
 from ffmerge.saving.sharing import find_shared_modules, remember, shared_keys
 from ffmerge.saving.wrapping import FFMergeConfig, describe_config
@@ -52,8 +52,8 @@ def save(
 
     Args:
         model: merged, pruned or not; compiled or not.
-        path: a new or empty folder, or one that `save` has written, whose files are replaced; files
-            of a tokenizer or a processor may be there and stay.
+        path: a new or empty folder, or one that `save` has written, whose files are replaced; if
+            no processor is given, files of one may be there and stay.
         processor: a tokenizer or a processor, saved beside the model.
         method, base: for the model card: how it was made, and of what (its own name if left out).
         measured: numbers for the card, `{"validation loss": 3.14}`.
@@ -71,7 +71,7 @@ def save(
     """
     path, model = Path(path), unwrap(model)
     check_saveable(model)
-    check_folder(path)
+    check_folder(path, processor is not None)
     base = base or _find_name(model)
     remember(model)
     record = getattr(model.config, "ffmerge", {"groups": [], "neurons": {}})
@@ -81,6 +81,7 @@ def save(
         model.save_pretrained(partial, max_shard_size=max_shard_size)
         if processor is not None:
             processor.save_pretrained(partial)
+            check_templates(path, partial)
         content = [] if is_plain else told | {"digest": _digest(told, _list_names(partial))}
         write_json(content, partial / SHARING)
         if not is_plain or method or measured:

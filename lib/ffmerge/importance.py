@@ -131,6 +131,7 @@ def find_order(G: Tensor, B: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tens
     return step, price
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def score_gradients(model: nn.Module, batches: Iterable[Batch], tokens: int) -> Scores:
     """By first-order Taylor expansion of the loss: what changes if an activation becomes 0.

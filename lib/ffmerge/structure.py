@@ -1,12 +1,13 @@
 """Change a model's structure: fewer layers, fewer neurons, and a configuration that says so."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
-
-from ffmerge.saving.wrapping import find_configs, is_told, list_shapes, rebuild
 
 if TYPE_CHECKING:
     from ffmerge.sublayers import Stack
@@ -75,6 +76,35 @@ def set_widths(model: nn.Module, stack: "Stack", widths: Sequence[int]) -> None:
         if said and not is_told(model):  # the number is that of something else too
             for config, name, value in said:
                 setattr(config, name, value)
+
+
+def find_configs(model: nn.Module, path: str) -> Iterator:
+    """The configurations that tell of the module at a path: its part's, and the whole model's."""
+    parts, seen = path.split("."), set()
+    for n in range(len(parts), -1, -1):
+        config = getattr(model.get_submodule(".".join(parts[:n])), "config", None)
+        if config is not None and id(config) not in seen:
+            seen.add(id(config))
+            yield config
+
+
+def is_told(model: nn.Module) -> bool:
+    """Whether what its configuration builds anew has these shapes; yes if it builds nothing."""
+    with suppress(Exception):
+        return list_shapes(rebuild(model)) == list_shapes(model)
+    return True
+
+
+def rebuild(model: nn.Module) -> nn.Module:
+    """A model of the same configuration, without weights."""
+    config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return type(model)(config)
+
+
+def list_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """The shape of every parameter, under all of its names."""
+    return {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 def _check_rebuilt(model: nn.Module, stack: "Stack", layers: nn.ModuleList) -> None:

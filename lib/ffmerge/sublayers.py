@@ -6,7 +6,7 @@ reason.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -132,6 +132,14 @@ def unwrap(model: nn.Module) -> nn.Module:
 def find_depths(model: nn.Module) -> dict[str, int]:
     """Every stack's number of layers."""
     return {name: len(stack) for name, stack in find_stacks(model).items()}
+
+
+def group_sublayers(sublayers: Sequence[FeedForward]) -> list[list[int]]:
+    """The layers that share an FF, together; a layer with one of its own alone."""
+    groups: dict[nn.Module, list[int]] = {}
+    for i, ff in enumerate(sublayers):
+        groups.setdefault(ff.module("W_out"), []).append(i)
+    return list(groups.values())
 
 
 def find_activation(model: nn.Module) -> Callable[[Tensor], Tensor]:

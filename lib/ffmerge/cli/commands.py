@@ -12,8 +12,8 @@ from ffmerge.files import read_json
 from ffmerge.groups import format_layers
 from ffmerge.patches import count_parameters
 from ffmerge.saving.folders import ORIGIN, check_folder
-from ffmerge.saving.sharing import count_untied, group_sublayers
-from ffmerge.sublayers import find_stacks
+from ffmerge.saving.sharing import count_untied
+from ffmerge.sublayers import find_stacks, group_sublayers
 
 
 def tell(topic: str, text: str) -> None:

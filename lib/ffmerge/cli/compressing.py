@@ -16,7 +16,6 @@ from ffmerge.checkpoints import save, size_on_disk
 from ffmerge.cli.announcing import announce_memory
 from ffmerge.cli.commands import check_out, describe_model, tell, warn
 from ffmerge.cli.opening import Opened, open_model
-from ffmerge.cli.scoring import measure_perplexity, measure_reconstruction
 from ffmerge.cli.search import Found, count_removed, find_best, gather_evidence
 from ffmerge.cli.splits import Splits, read_splits
 from ffmerge.files import write_json
@@ -25,6 +24,7 @@ from ffmerge.moments import find_tokens
 from ffmerge.patches import Plan, check_plan, count_parameters
 from ffmerge.saving.folders import ORIGIN
 from ffmerge.saving.saveable import check_saveable
+from ffmerge.scoring import measure_perplexity, measure_reconstruction
 from ffmerge.sublayers import find_stacks
 
 ALIGNED = 10_000  # tokens of features, as in the paper
@@ -46,7 +46,7 @@ class Request:
     target: str | None
     tokens: int | None
     held_out: int
-    context: int
+    context: int | None
     seed: int
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ffmerge.hub import asking_hub
 TEXTS, ROWS = (".txt", ".md"), (".jsonl",)
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 CHUNK = 100_000  # characters: a long text is read, and tokenized, piece by piece
+HALF = re.compile("[\ud800-\udfff]")  # as JSON can say it, and no tokenizer reads it
 BUFFER = 10_000  # rows that are shuffled at a time, of what is streamed
 
 Row = dict[str, Any]
@@ -61,7 +63,7 @@ def read_images(source: str, column: str, seed: int) -> Iterator[Any]:
         try:
             with Image.open(file) as image:
                 image.load()
-        except OSError as error:
+        except Exception as error:  # decoders raise what they like: too large, torn, no image
             raise ValueError(f"{file} cannot be read ({error}); valid are whole images") from None
         if image.mode[0] in "IF":  # any model's processor wants 8 bits, and PIL would clip
             raise ValueError(f"{file} has more than 8 bits a channel; valid are images of 8 bits")
@@ -96,6 +98,12 @@ def find_files(source: str, suffixes: tuple[str, ...], seed: int) -> list[Path]:
         )
     random.Random(seed).shuffle(files)
     return files
+
+
+def has_columns(source: str) -> bool:
+    """Whether what a source names has more than one text or picture to a row: JSONL, or the hub."""
+    files = find_files(source, TEXTS + ROWS + IMAGES, 0)
+    return not files or any(file.suffix.lower() in ROWS for file in files)
 
 
 def read_hub(source: str, seed: int) -> Iterator[Row]:
@@ -139,6 +147,8 @@ def take(row: Row, column: str, source: str) -> Any:
             f"--data {source!r} has a row whose {column!r} is {str(row[column])[:40]!r}, a "
             f"{type(row[column]).__name__}; valid is a text or a picture in every row"
         )
+    if isinstance(row[column], str) and HALF.search(row[column]):
+        raise ValueError(f"--data {source!r} has a row with half a character (\\ud800 to \\udfff)")
     return row[column]
 
 
@@ -152,7 +162,7 @@ def _read_lines(file: Path, seed: int) -> Iterator[Row]:
     for i in (i for i in order if lines[i].strip()):
         try:
             row = json.loads(lines[i])
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise ValueError(

@@ -11,12 +11,15 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ffmerge.activations import Batch
 from ffmerge.cli.opening import Opened
-from ffmerge.cli.reading import Row, read_images, read_rows, take
-from ffmerge.cli.scoring import IGNORED
+from ffmerge.cli.reading import Row, has_columns, read_images, read_rows, take
 from ffmerge.costs import count_positions
+from ffmerge.scoring import IGNORED
 
 LEAST = 5  # examples: three to calibrate with, one to choose with, one to check with
+CONTEXT = 512
 BATCH = 1024  # tokens that run at a time: their logits are what takes memory
+LIMITS = ("max_position_embeddings", "max_encoder_position_embeddings")
+LIMITS += ("max_decoder_position_embeddings", "max_seq_len")
 Example = dict[str, Tensor]
 
 
@@ -38,7 +41,7 @@ def read_splits(
     *,
     column: str | None = None,
     target: str | None = None,
-    context: int = 512,
+    context: int | None = None,
     seed: int = 0,
 ) -> Splits:
     """Read as much data as is needed, and split it.
@@ -52,12 +55,19 @@ def read_splits(
             all that, a fifth of them at most.
         column: of the text or the image; "text" or "image" if left out.
         target: of encoder-decoders, the column of what is to be written.
-        context: the longest text that the model reads at once; its own limit may be lower.
+        context: the longest text that the model reads at once; its own limit may be lower. 512 if
+            left out.
         seed: of the order in which files and rows are read.
 
     Raises:
         ValueError: data that are missing, too few, or not what the model reads.
     """
+    idle = "--context" if opened.reads == "images" and context is not None else ""
+    if column is not None and not any(has_columns(source) for source in sources):
+        idle = "--column"
+    if idle:
+        raise ValueError(f"{idle} is given and does nothing with these data; valid is to leave it")
+    context = CONTEXT if context is None else context
     context = min(context, find_limit(opened.model) or context)
     if context < 2 and opened.reads == "text":
         raise ValueError(f"--context is {context}; valid are 2 and more: one predicts the next")
@@ -91,11 +101,12 @@ def read_splits(
 
 def find_limit(model: PreTrainedModel) -> int | None:
     """The longest text that a model can read; None where there is no limit."""
-    limit = getattr(model.config, "max_position_embeddings", None) or 0
+    told = [getattr(model.config, name, None) for name in LIMITS]
+    limit = min((n for n in told if isinstance(n, int) and n > 0), default=0)  # XLNet says -1
     tables = (m for m in model.modules() if isinstance(m, nn.Embedding))
     pads = [m.padding_idx for m in tables if m.num_embeddings == limit]
     taken = max((pad + 1 for pad in pads if pad is not None), default=0)  # before RoBERTa's first
-    return limit - taken if limit > 0 else None  # XLNet says -1
+    return limit - taken if limit else None
 
 
 def take_in_turn(streams: Sequence[Iterable[Example]]) -> Iterator[Example]:
@@ -145,7 +156,8 @@ def pair_texts(
     for row in rows:
         texts = {"text": take(row, column, source), "text_target": take(row, target, source)}
         ids = tokenizer(**texts, truncation=True, max_length=context, verbose=False)
-        yield {name: torch.tensor(ids[name]) for name in ("input_ids", "labels")}
+        if ids["input_ids"] and ids["labels"]:  # an empty text teaches nothing
+            yield {name: torch.tensor(ids[name]) for name in ("input_ids", "labels")}
 
 
 def prepare_images(images: Iterable, processor: BaseImageProcessor) -> Iterator[Example]:
@@ -179,9 +191,9 @@ def _read(
 ) -> Iterator[Example]:
     """The examples of one source, as the model reads them."""
     if opened.reads == "images":
-        images = read_images(source, column or "image", seed)
+        images = read_images(source, "image" if column is None else column, seed)
         return prepare_images(images, opened.processor)
-    column = column or "text"
+    column = "text" if column is None else column
     rows = read_rows(source, column, seed)
     if opened.reads == "pairs":
         return pair_texts(rows, opened.processor, context, column, target, source)

@@ -2,8 +2,8 @@
 
 It never keeps a merged one, and that proves nothing about sharing: all private neurons give both
 outputs exactly, so the merged ones are missed least and go first (a test shows it on every family).
-What is left is Optimal Brain Surgeon with one budget a pair. `ffmerge.forward` searches from the
-other end; notebook 8 compares the two.
+What is left is Optimal Brain Surgeon with one budget a pair. `ffmerge.ablations.forward` searches
+from the other end; notebook 8 compares the two.
 """
 
 from torch import nn

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 
-from ffmerge.saving.sharing import find_shared_modules
+from ffmerge.saving.sharing import find_shared_modules, share_modules
 
 BY_LAYER = "one adapter a layer: ffmerge.add_adapters(ffmerge.load(...), this folder, 'layer')"
 
@@ -45,7 +45,7 @@ def add_adapters(model: PreTrainedModel, adapters, per: Literal["layer", "sublay
         A PeftModel, whose own save_pretrained saves the adapters alone.
 
     Raises:
-        ValueError: another `per`, or a model in 8 bits for "layer".
+        ValueError: another `per` than they were trained with, or a model in 8 bits for "layer".
 
     Invariant: new adapters change no output; folding them into shared weights raises.
     """
@@ -56,17 +56,32 @@ def add_adapters(model: PreTrainedModel, adapters, per: Literal["layer", "sublay
     if per == "layer" and getattr(model, "is_loaded_in_8bit", False):
         raise ValueError("per is 'layer' and the model in 8 bits; valid are 'sublayer' and 4 bits")
     groups = find_shared_modules(model)
+    is_trained = isinstance(adapters, str | Path)
+    if is_trained:
+        _check_trained(adapters, groups, per)
     if per == "layer":
         untie_adapters(model)
-    if isinstance(adapters, str | Path):
-        adapted = PeftModel.from_pretrained(model, adapters)
-    else:
-        adapted = get_peft_model(model, adapters)
+    adapt = PeftModel.from_pretrained if is_trained else get_peft_model
+    adapted = adapt(model, adapters)
     if per == "sublayer":
-        for first, *names in groups:
-            for name in names:
-                model.set_submodule(name, model.get_submodule(first), strict=True)
+        share_modules(model, groups)
     if groups and per == "layer":  # or peft would open them on one layer of each group, silently
         for settings in adapted.peft_config.values():
             settings.base_model_name_or_path = f"{model.name_or_path} ({BY_LAYER})"
     return adapted
+
+
+def _check_trained(folder: str | Path, groups: list[list[str]], per: str) -> None:
+    """Refuse adapters that would leave some of their own, or some of a group's layers, out."""
+    from peft import PeftConfig, load_peft_weights
+
+    keys = load_peft_weights(str(folder), device="cpu")
+    is_told = BY_LAYER in str(PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    for group in groups:
+        found = [name for name in group if any(f".{name}." in key for key in keys)]
+        whole = list(group) if per == "layer" else [group[0]]
+        if found not in ([], whole) and not (per == "layer" and is_told):
+            raise ValueError(
+                f"per is {per!r} and the adapters in {folder} are for {', '.join(found)} of "
+                f"{', '.join(group)}; valid is how they were trained"
+            )

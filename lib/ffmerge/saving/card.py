@@ -8,27 +8,20 @@ from torch import nn
 from ffmerge.groups import Group
 from ffmerge.patches import Plan, count_parameters
 from ffmerge.saving.folders import MARK, size_on_disk
-from ffmerge.saving.sharing import count_untied, find_untold_widths, group_sublayers
-from ffmerge.sublayers import find_stacks
+from ffmerge.saving.sharing import count_untied, find_untold_widths
+from ffmerge.sublayers import find_stacks, group_sublayers
 
-LOADING = {
-    True: """```python
-import ffmerge  # teaches transformers to load shared sublayers
-from transformers import {auto}
-
-model = {auto}.from_pretrained("{name}")  # or ffmerge.load("{name}")
-```
-
-Shared sublayers are held once, on disk and in memory. Without `import ffmerge` nothing is loaded;
-for tools that do not know it, `ffmerge.export("{name}", "plain-folder")` writes them out.
-""",
-    False: """```python
-from transformers import {auto}
+LOADING = """```python
+{register}from transformers import {auto}
 
 model = {auto}.from_pretrained("{name}")
 ```
-""",
-}
+"""
+REGISTER = "import ffmerge  # teaches transformers to load shared sublayers\n"
+APART = """
+Shared sublayers are held once, on disk and in memory. Without `import ffmerge` nothing is loaded;
+for tools that do not know it, `ffmerge.export("{name}", "plain-folder")` writes them out.
+"""
 
 
 def find_plan(model: nn.Module) -> Plan:
@@ -76,8 +69,9 @@ def write_card(
     table = [f"| {key} | {_in_cell(value)} |" for key, value in rows.items() if value]
     front = ["---", "library_name: transformers", "tags: [ffmerge]", "---", MARK]
     title = f"# {type(model).__name__} with {_say(plan)}"
-    loading = LOADING[untied > held or bool(find_untold_widths(model))]
-    text = loading.format(auto=_find_auto(model), name=name)
+    is_apart = untied > held or bool(find_untold_widths(model))
+    text = LOADING + APART if is_apart else LOADING
+    text = text.format(auto=_find_auto(model), name=name, register=REGISTER * is_apart)
     lines = [*front, "", title, "", "| | |", "|---|---|", *table, "", "## Load it", "", text]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 

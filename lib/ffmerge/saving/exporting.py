@@ -4,6 +4,7 @@ import copy
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from torch import nn
 
@@ -41,12 +42,8 @@ def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") 
             f"model in {folder} has FF sublayers of {widths}; a plain model has one width in a "
             "stack, and a configuration that says it, so valid is a model pruned evenly or shared"
         )
-    save(untie(model), out, max_shard_size=max_shard_size)
-    for file in folder.iterdir():
-        if PROCESSOR.fullmatch(file.name) and not OWN.fullmatch(file.name) and file.name != STAGING:
-            copy_folder = partial(shutil.copytree, dirs_exist_ok=True)  # of chat templates
-            (copy_folder if file.is_dir() else shutil.copyfile)(file, out / file.name)
-    return out
+    processor = SimpleNamespace(save_pretrained=partial(_copy_processor, folder))
+    return save(untie(model), out, processor, max_shard_size=max_shard_size)
 
 
 def untie(model: nn.Module) -> nn.Module:
@@ -60,3 +57,10 @@ def untie(model: nn.Module) -> nn.Module:
             model.set_submodule(name, copy.deepcopy(model.get_submodule(name)), strict=True)
     vars(model).pop("ffmerge_plan", None)
     return remember(model)
+
+
+def _copy_processor(folder: Path, out: Path) -> None:
+    """A tokenizer's or a processor's files, as they lie beside a model."""
+    for file in folder.iterdir():
+        if PROCESSOR.fullmatch(file.name) and not OWN.fullmatch(file.name):
+            (shutil.copytree if file.is_dir() else shutil.copyfile)(file, out / file.name)

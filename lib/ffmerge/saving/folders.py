@@ -20,11 +20,12 @@ PROCESSOR = re.compile(
 )
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, with_processor: bool = False) -> None:
     """Check that saving into a folder takes nothing from anybody.
 
     Args:
         folder: where a model is to be saved; it need not be there.
+        with_processor: whether a tokenizer or a processor is too; else another's may be there.
 
     Raises:
         ValueError: a path through `..`, a link, a file, or a folder that holds something else.
@@ -44,8 +45,18 @@ def check_folder(folder: Path) -> None:
         if path.name == CARD and is_own:
             is_own = MARK in path.read_text(encoding="utf-8", errors="replace")
         beside = PROCESSOR.fullmatch(path.name) and not path.is_symlink()  # a link leads elsewhere
+        beside = beside and (written or not with_processor)
         if not is_own and not beside and path.name != STAGING:
             raise ValueError(f"folder {folder} holds {path.name}, which is not its own; {valid}")
+
+
+def check_templates(folder: Path, new: Path) -> None:
+    """Refuse to leave the chat template of another tokenizer beside a new one, without its own."""
+    left = [p.name for p in folder.glob("*chat_template*") if not (new / p.name).exists()]
+    if left:
+        raise ValueError(
+            f"folder {folder} holds {left[0]} of another tokenizer; valid is one without it"
+        )
 
 
 def size_on_disk(path: str | Path) -> int:

@@ -10,10 +10,12 @@ too, and it ties parameters where modules must be tied.
 import re
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
-from ffmerge.saving.wrapping import describe_config, is_told, list_ways
-from ffmerge.sublayers import FeedForward, find_stacks
+from ffmerge.saving.wrapping import describe_config, list_ways
+from ffmerge.structure import is_told
+from ffmerge.sublayers import find_stacks
 
 Names = Sequence[Sequence[str]]
 
@@ -43,14 +45,6 @@ def shared_keys(model: nn.Module) -> dict[str, str]:
         for parameter, _ in model.get_submodule(group[0]).named_parameters(recurse=False)
         for name in group[1:]
     }
-
-
-def group_sublayers(sublayers: Sequence[FeedForward]) -> list[list[int]]:
-    """The layers that share an FF, together; a layer with one of its own alone."""
-    groups: dict[nn.Module, list[int]] = {}
-    for i, ff in enumerate(sublayers):
-        groups.setdefault(ff.module("W_out"), []).append(i)
-    return list(groups.values())
 
 
 def count_untied(model: nn.Module) -> int:
@@ -117,9 +111,13 @@ def _drop_repeated(model: nn.Module, state: dict, prefix: str, metadata: dict) -
 
 def _repeat(model: nn.Module, state: dict, prefix: str, *unused) -> None:
     for name, first in shared_keys(model).items():
-        held = state.get(prefix + name)
-        if prefix + first in state and (held is None or held.numel() == 0):
-            state[prefix + name] = state[prefix + first]
+        own, held = state.get(prefix + first), state.get(prefix + name)
+        if own is not None and (held is None or held.numel() == 0):
+            state[prefix + name] = own
+        elif own is not None and (own.shape != held.shape or not torch.equal(own, held.to(own))):
+            raise ValueError(  # before anything is loaded
+                f"{first} and {name} are one module here, and two in what is loaded; valid is one"
+            )
 
 
 def is_guard(config, name: str) -> bool:
@@ -155,7 +153,7 @@ def build_structure(model: nn.Module, groups: Names, widths: dict[str, list[int]
                 raise ValueError(
                     f"config.json shares {first} with {name}; valid is one kind and shape"
                 )
-            place = _Place(model.get_submodule(first))
+            place = _Place(model.get_submodule(first), is_guard(model.config, f"{name}.weight"))
             model.set_submodule(name, place, strict=True)
 
 
@@ -189,15 +187,18 @@ def resolve_names(model: nn.Module, groups: Names) -> list[list[str]]:
 class _Place(nn.Module):
     """Where a shared module will stand: it holds nothing, but shows its first one's parameters.
 
-    Models that initialise weights by their names want to see them (GPT-2).
+    Models that initialise weights by name want to see them (GPT-2). A guard holds its empty weight:
+    one that is not empty does not fit, as its layer has left the group.
     """
 
-    def __init__(self, first: nn.Module) -> None:
+    def __init__(self, first: nn.Module, holds_guard: bool) -> None:
         super().__init__()
+        if holds_guard:
+            self.weight = nn.Parameter(torch.empty(0))
         object.__setattr__(self, "first", first)  # no child of this one
 
     def __getattr__(self, name: str):
-        if name in ("weight", "bias"):
+        if name in ("weight", "bias") and name not in self._parameters:
             return getattr(self.first, name)
         return super().__getattr__(name)
 

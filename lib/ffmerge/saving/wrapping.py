@@ -8,12 +8,9 @@ loader looks: where ffmerge is not imported nothing is loaded, rather than subla
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
@@ -131,35 +128,6 @@ def unwrap(content: dict) -> tuple[dict, dict]:
 
 def _digest(record: dict) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def find_configs(model: nn.Module, path: str) -> Iterator:
-    """The configurations that tell of the module at a path: its part's, and the whole model's."""
-    parts, seen = path.split("."), set()
-    for n in range(len(parts), -1, -1):
-        config = getattr(model.get_submodule(".".join(parts[:n])), "config", None)
-        if config is not None and id(config) not in seen:
-            seen.add(id(config))
-            yield config
-
-
-def is_told(model: nn.Module) -> bool:
-    """Whether what its configuration builds anew has these shapes; yes if it builds nothing."""
-    with suppress(Exception):
-        return list_shapes(rebuild(model)) == list_shapes(model)
-    return True
-
-
-def rebuild(model: nn.Module) -> nn.Module:
-    """A model of the same configuration, without weights."""
-    config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return type(model)(config)
-
-
-def list_shapes(model: nn.Module) -> dict[str, torch.Size]:
-    """The shape of every parameter, under all of its names."""
-    return {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 def list_ways(model: nn.Module, name: str) -> tuple[str, str, str]:
