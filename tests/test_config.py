@@ -339,7 +339,6 @@ def test_a_wrong_parameter_is_named_in_one_sentence(refuse, whole, path, value, 
         (MARIAN, "removed/third", 3, "removed.third is 3, but of 12 FF sublayers in 2 stack(s)"),
         (MARIAN, "base/architecture/decoder_layers", 4, "decoder_layers is 4, but layers.decoder"),
         (MARIAN, "base/architecture/model_type", "gpt2", "model_type is 'gpt2'; valid are"),
-        (MARIAN, "finetune/adapters", {"rank": 8, "alpha": 8}, "d_model is 96; valid for 4 bits"),
         (GPT2, "base/architecture/n_layer", 11, "n_layer is 11, but layers.decoder is 12; valid"),
         (GPT2, "base/architecture/n_layer", GONE, ""),  # 12 is what transformers takes for it
         (GPT2, "base/architecture/model_type", "gpt3", "model_type is 'gpt3'; valid are gpt"),

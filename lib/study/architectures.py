@@ -211,12 +211,6 @@ def _check_processor(where: str, model: Model) -> None:
             )
 
 
-def list_widths(model: Model) -> list[tuple[str, int]]:
-    """The input widths of linear layers, as far as params.yaml says or implies them."""
-    settings = _find_settings(model) if model.base.is_trained_here else {}
-    return [(name, settings[name]) for name in (*WIDTHS, *INNER) if name in settings]
-
-
 def _name_some(names: list[str], wrong: object) -> str:
     """Names as a list; of very many those that are most like a wrong one."""
     if len(names) <= 40:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from ffmerge.catalogue import Family, Look, Unit, describe_method
 from ffmerge.groups import parse_layers
-from study.architectures import DEMANDS, check_model, list_uses, list_widths
+from study.architectures import DEMANDS, check_model, list_uses
 from study.sections import Training
 from study.sentences import explain
 
@@ -121,12 +121,6 @@ def _check_training(params: "Params", model: str, variant: str) -> None:
             f"{where}.adapters is given, but the task of {model} is {entry.task}; valid are "
             "adapters for models that write text"
         )
-    for name, width in list_widths(entry):
-        if width % 64:
-            raise ValueError(
-                f"{where}.adapters is given, but models.{model}.base.architecture.{name} is "
-                f"{width}; valid for 4 bits are multiples of 64"
-            )
 
 
 def _check_method(name: str) -> None:

@@ -48,7 +48,8 @@ def load_nf4(
 ) -> PreTrainedModel:
     """Load a saved model in 4-bit NormalFloat with double quantization (Section 5.5), still tied.
 
-    Weights are cut into blocks of 64 through all rows; any width will do, as pruning leaves them.
+    Weights are cut into blocks of 64 through all rows: any width will do, as pruning leaves them,
+    for gradients too.
 
     Args:
         path, kwargs: as in `load_int8`.
@@ -95,7 +96,6 @@ def add_adapters(
     """
     from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
-    _check_widths(model)
     frozen = untie_adapters(load_nf4(save(model, scratch), **kwargs))
     remove(scratch)
     frozen = prepare_model_for_kbit_training(frozen, use_gradient_checkpointing=False)
@@ -154,12 +154,3 @@ def count_bytes(model: nn.Module) -> int:
 def _find_place() -> dict[str, str | int]:
     """Where low-bit weights go: this process's GPU, or the CPU; bitsandbytes knows no Apple's."""
     return {"": torch.cuda.current_device() if find_device() == "cuda" else "cpu"}
-
-
-def _check_widths(model: nn.Module) -> None:
-    """bitsandbytes' 4-bit product on a CPU wants blocks of 64 inputs."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module.in_features % 64:
-            raise ValueError(
-                f"{name} has {module.in_features} inputs; valid for 4 bits are multiples of 64"
-            )
