@@ -3,12 +3,12 @@
 import pytest
 import torch
 from families import logits, make_batch, make_model
-from peft import AutoPeftModelForCausalLM, LoraConfig, VeraConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, VeraConfig, get_peft_model
 
+from ffmerge.adapters.adding import add_adapters, untie_adapters
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.compression import merge
 from ffmerge.patches import count_parameters
-from ffmerge.saving.adapters import add_adapters, untie_adapters
 from ffmerge.saving.exporting import untie
 
 FF, ATTENTION = ["up_proj", "gate_proj", "down_proj"], ["q_proj", "v_proj"]
@@ -65,13 +65,10 @@ def test_folding_into_shared_weights_is_refused_with_the_reason(per, small):
     assert torch.equal(logits(adapted, BATCH), after)
 
 
-@pytest.mark.parametrize(
-    ("tie", "n"), [(lambda model: model, 2), (untie_adapters, 4)], ids=["modules", "parameters"]
-)
-def test_adapters_that_peft_alone_gives_to_shared_weights_are_not_folded(tie, n, small, tmp_path):
-    adapted = get_peft_model(tie(small), settings(FF))
+def test_adapters_that_peft_alone_gives_to_shared_parameters_are_not_folded(small):
+    adapted = get_peft_model(untie_adapters(small), settings(FF))
     held = {id(m) for name, m in adapted.named_modules() if name.endswith("up_proj.lora_A")}
-    assert len(held) == n  # of four layers: where modules are tied, the first of a group has one
+    assert len(held) == 4  # each layer has its own
     after = shake(adapted)
     for fold in (adapted.merge_and_unload, adapted.merge_adapter):
         with pytest.raises(ValueError, match=r"what is added for one is added for all; .*\(here "):
@@ -81,6 +78,75 @@ def test_adapters_that_peft_alone_gives_to_shared_weights_are_not_folded(tie, n,
         if hasattr(layer, "lora_A"):
             layer.merge()
     assert not torch.allclose(logits(adapted, BATCH), after, atol=1e-3)
+
+
+@pytest.mark.parametrize("per", ["layer", "sublayer"])
+def test_adapters_that_would_reach_one_layer_of_a_group_are_refused(per, small, tmp_path):
+    """peft, AutoPeftModel and transformers wrap a shared module once, under its first name."""
+    folder, before = save(small, tmp_path / "small"), logits(small, BATCH)
+    refusal = r"would not reach .* valid is ffmerge.add_adapters\(model, …, per='layer' or"
+    with pytest.raises(ValueError, match=refusal):
+        get_peft_model(small, settings(FF))
+    assert torch.equal(logits(small, BATCH), before)  # it can be gone on with
+    adapted = add_adapters(small, settings(FF), per)
+    after = shake(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.save_pretrained(tmp_path / "later")
+    with pytest.raises(OSError, match=rf"one adapter a {per}: ffmerge\.add_adapters"):
+        AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    for attach in (
+        lambda model: PeftModel.from_pretrained(model, tmp_path / "adapter"),
+        lambda model: model.load_adapter(str(tmp_path / "adapter")),
+    ):
+        with pytest.raises(ValueError, match=refusal):
+            attach(load(folder))
+    adapted.load_adapter(tmp_path / "later", "another")  # all of its layers are wrapped
+    assert torch.equal(logits(adapted.eval(), BATCH), after)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_settings_that_take_from_shared_weights_are_for_sublayers(init, small):
+    before = logits(small, BATCH)
+    taking = LoraConfig(target_modules=FF, r=2, init_lora_weights=init, task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match=f"init_lora_weights is '{init}', which takes from"):
+        add_adapters(small, taking, "layer")
+    adapted = add_adapters(small, taking, "sublayer")
+    assert torch.allclose(logits(adapted.eval(), BATCH), before, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "meant",
+    [
+        {"target_modules": ["up_proj"], "layers_to_transform": [0, 2]},
+        {"target_modules": r".*layers\.[13]\.mlp\.up_proj"},
+        {"target_modules": ["q_proj"], "modules_to_save": ["down_proj"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["mlp"]},
+    ],
+)
+def test_a_shared_sublayer_has_adapters_in_all_of_its_layers_or_in_none(meant, small):
+    before = [name for name, _ in small.named_parameters()]
+    with pytest.raises(ValueError, match=r"per is 'sublayer' and the adapters are for some of"):
+        add_adapters(small, LoraConfig(r=2, task_type="CAUSAL_LM", **meant), "sublayer")
+    assert [name for name, _ in small.named_parameters()] == before
+
+
+def test_adapters_of_the_base_are_opened_by_layer(small, tmp_path):
+    base = get_peft_model(make_model("llama"), settings(FF))
+    shake(base)
+    base.save_pretrained(tmp_path / "all")
+    some = LoraConfig(target_modules=FF, r=2, layers_to_transform=[0, 1], task_type="CAUSAL_LM")
+    get_peft_model(make_model("llama"), some).save_pretrained(tmp_path / "some")
+    for name, per in (("all", "sublayer"), ("some", "sublayer"), ("some", "layer")):
+        with pytest.raises(ValueError, match=f"per is '{per}' and the adapters in .* are for"):
+            add_adapters(small, tmp_path / name, per)
+    opened = add_adapters(small, tmp_path / "all", "layer")
+    assert sum("lora_A" in name for name, _ in opened.named_parameters()) == 3 * 4
+
+
+def test_what_is_no_adapter_is_told(small, tmp_path):
+    for adapters, match in (({"r": 2}, "are a dict; valid are"), (tmp_path / "x", "is no folder")):
+        with pytest.raises(ValueError, match=match):
+            add_adapters(small, adapters, "layer")
 
 
 def test_one_adapter_a_shared_sublayer_would_be_exact_but_leaves_wrappers_behind(small):
@@ -124,15 +190,6 @@ def test_peft_finds_the_tied_base_by_its_folder(small, tmp_path):
     again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
     assert torch.equal(logits(again, BATCH), after)
     assert find_shared_modules(again)
-
-
-def test_peft_does_not_open_a_layers_own_adapters_as_if_a_group_had_one(small, tmp_path):
-    base = load(save(small, tmp_path / "small"))
-    adapted = add_adapters(base, settings(FF), "layer")
-    shake(adapted)
-    adapted.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(OSError, match=r"one adapter a layer: ffmerge\.add_adapters"):
-        AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
 
 
 def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(small, tmp_path):

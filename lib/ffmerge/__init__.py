@@ -41,7 +41,7 @@ _FACE = {
     "load": "checkpoints",
     "export": "saving.exporting",
     "untie": "saving.exporting",
-    "add_adapters": "saving.adapters",
+    "add_adapters": "adapters.adding",
 }
 
 __all__ = sorted(_FACE)

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from ffmerge.adapters.adding import untie_adapters
 from ffmerge.checkpoints import load, save
 from ffmerge.files import remove, replacing
-from ffmerge.saving.adapters import untie_adapters
 from study.hardware import find_device
 from study.sections import Adapters
 

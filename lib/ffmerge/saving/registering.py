@@ -12,7 +12,7 @@ from importlib.abc import MetaPathFinder
 AFTER = {  # modules of others, and ours that register with them when they are imported
     "transformers.models.auto.configuration_auto": "ffmerge.saving.wrapping",
     "transformers.models.auto.modeling_auto": "ffmerge.saving.autoclasses",
-    "peft.tuners.tuners_utils": "ffmerge.saving.folding",
+    "peft.tuners.tuners_utils": "ffmerge.adapters.guarding",
 }
 
 
