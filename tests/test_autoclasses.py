@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from families import LAYERS, MAKERS, VOCABULARY, logits, make_batch, make_labelled, make_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn.utils import parametrizations, prune
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2LMHeadModel
@@ -413,3 +414,31 @@ def test_shared_weights_that_are_computed_from_others_are_refused(kind, tmp_path
     with pytest.raises(ValueError, match=r"computes weights that layers share .* valid are plain"):
         save(small, tmp_path / "small")
     assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_the_class_of_a_configuration_reads_what_it_wrote(family, tmp_path):
+    """peft reads a base's configuration so, to see whether its vocabulary has grown."""
+    small = load(save(merge_some(family), tmp_path))
+    again = type(small.config).from_pretrained(tmp_path)
+    wrote = small.config.to_dict() | {"_name_or_path": ""}
+    assert again.to_dict() | {"_name_or_path": ""} == wrote and again.ffmerge["groups"]
+    assert type(again) is type(small.config)
+    same, unused = type(small.config).from_pretrained(
+        tmp_path, return_unused_kwargs=True, nothing_of_it=1
+    )
+    assert same.to_dict() == again.to_dict() and unused == {"nothing_of_it": 1}
+
+
+def test_adapters_alone_are_saved_with_adapters(tmp_path):
+    small = load(save(merge_some("llama"), tmp_path / "small"))
+    settings = LoraConfig(target_modules=["q_proj"], r=2, task_type="CAUSAL_LM")
+    get_peft_model(small, settings).save_pretrained(tmp_path / "adapter")
+    names = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert len(names) == 2 * 4 and all(".lora_" in name for name in names)
+
+
+@pytest.mark.parametrize("name", ["config", "output_loading_info"])
+def test_load_takes_no_arguments_that_are_its_own(name, tmp_path):
+    with pytest.raises(ValueError, match=f"{name} is given; valid is"):
+        load(save(merge_some("gpt2"), tmp_path / "small"), **{name: True})

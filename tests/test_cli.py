@@ -234,7 +234,7 @@ def test_a_data_set_of_the_hub_is_read_by_its_name(tmp_path, monkeypatch):
 def test_inspect_and_export_want_a_model(tmp_path, capsys, monkeypatch):
     model = save_stranger("gpt2", tmp_path / "base")
     assert main(["inspect", str(tmp_path)]) == 1
-    assert "holds no model" in capsys.readouterr().err
+    assert "no model in" in capsys.readouterr().err
     assert main(["inspect", str(model)]) == 0  # of others too
     assert "not told" in capsys.readouterr().out
     done = []

@@ -161,3 +161,11 @@ def test_a_tokenizer_that_cannot_be_copied_leaves_no_half_of_a_folder(tmp_path, 
     with pytest.raises(OSError, match="No space"):
         export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_still_shares_is_not_exported_over(tmp_path):
+    small = merge(make_model("gpt2"), {"decoder": "1-3"}, method="vanilla")
+    one, two = save(small, tmp_path / "one"), save(small, tmp_path / "two")
+    with pytest.raises(ValueError, match=r"which holds .*; valid is another one, new or empty"):
+        export(one, two)
+    assert find_shared_modules(load(two))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import logits, make_batch, make_model
 from strangers import make_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 from ffmerge import files
 from ffmerge.checkpoints import load, save
@@ -250,3 +250,28 @@ def test_the_chat_template_of_another_tokenizer_is_not_read_with_a_new_one(small
     with pytest.raises(ValueError, match=r"holds chat_template.jinja of another tokenizer"):
         save(small, folder, silent)
     assert read(tmp_path) == before
+
+
+def test_tokens_of_another_tokenizer_are_not_read_with_a_new_one(small, tmp_path):
+    """Slow tokenizers keep what was added in a file of its own, which any other one reads too."""
+    other = ByT5Tokenizer()
+    other.add_tokens(["word99"])
+    folder = save(small, tmp_path / "run", other)
+    before = read(tmp_path)
+    with pytest.raises(ValueError, match=r"holds (added|special)_tokens.*json of another token"):
+        save(small, folder, make_tokenizer())
+    assert read(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["{}", "mine", '{"groups": []}'])
+def test_a_file_of_the_same_name_makes_no_folder_ours(content, small, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "sharing.json").write_text(content)
+    (tmp_path / "run" / "config.json").write_text('{"mine": 1}')
+    refuse(small, tmp_path / "run", tmp_path, "which is not its own")
+
+
+def test_what_is_no_processor_is_told_before_anything_is_written(small, tmp_path):
+    with pytest.raises(ValueError, match=r"processor is 'gpt2'; valid is a tokenizer"):
+        save(small, tmp_path / "run", "gpt2")
+    assert not (tmp_path / "run").exists()

@@ -7,8 +7,17 @@ import pytest
 import torch
 from families import make_model
 from PIL import Image
-from strangers import make_tokenizer, save_stranger, write_images, write_rows, write_text
-from transformers import RobertaConfig, RobertaForMaskedLM
+from strangers import make_text, make_tokenizer, save_stranger, write_images, write_rows, write_text
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 import ffmerge
 from ffmerge.__main__ import main
@@ -23,7 +32,8 @@ def fail(capsys, model, out, *options, remove="1/4"):
     arguments = ["compress", model, "--remove", remove, "--out", out, *options]
     capsys.readouterr()  # what came before
     assert main([str(argument) for argument in arguments]) == 1
-    (told,) = capsys.readouterr().err.strip().splitlines()
+    *warnings, told = capsys.readouterr().err.strip().splitlines()
+    assert all(line.startswith("warning: ") for line in warnings)
     assert not out.exists() and "does not know" not in told
     return told
 
@@ -190,3 +200,89 @@ def test_numbers_that_are_none_are_told_at_once(option, value, capsys):
     with pytest.raises(SystemExit):
         main(["compress", "m", *(part for pair in options.items() for part in pair)])
     assert "valid are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_texts_in_another_encoding_are_named(encoding, tmp_path, capsys):
+    model, file = save_stranger("gpt2", tmp_path / "base"), tmp_path / "notes.txt"
+    file.write_bytes(("caf\u00e9 " + make_text(1500)).encode(encoding))
+    told = fail(capsys, model, tmp_path / "small", "--data", file)
+    assert f"{file} is not UTF-8" in told and "valid are texts in UTF-8" in told
+
+
+def test_what_is_no_file_and_what_a_mac_leaves_is_no_data(tmp_path):
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "._notes.txt").write_bytes(b"\xff\x00")
+    write_text(tmp_path / "folder.txt" / "notes.txt", 5)
+    rows = list(read_rows(str(tmp_path), "text", 0))
+    assert [len(row["text"].split()) for row in rows] == [5]
+
+
+def save_llava(folder):
+    """A model that reads pictures and texts, of which text reaches one half."""
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(image_size=8, patch_size=4, num_hidden_layers=4, **size)
+    text = LlamaConfig(vocab_size=40, num_hidden_layers=4, **size)
+    config = LlavaConfig(vision_config=vision, text_config=text)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+
+
+def save_asker(folder):
+    """A head whose outputs are no tokens."""
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=40, num_hidden_layers=4, **size)
+    BertForQuestionAnswering(config).save_pretrained(folder)
+
+
+def save_broken(folder):
+    model = make_model("gpt2")
+    with torch.no_grad():
+        model.transformer.h[2].mlp.c_fc.weight[0, 0] = float("nan")
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (save_llava, "these data never reach the vision of the model; valid is the part"),
+        (save_asker, "does not run on these data"),
+        (save_broken, "the uncompressed model has inf here; valid are finite weights"),
+    ],
+)
+def test_models_that_cannot_be_scored_on_the_data_say_so_at_once(make, message, tmp_path, capsys):
+    make(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    text = write_text(tmp_path / "notes.txt")
+    options = ["--data", text, "--context", "16", "--method", "vanilla"]
+    assert message in fail(capsys, tmp_path / "base", tmp_path / "small", *options, remove="1/2")
+    assert "memory" not in capsys.readouterr().out
+
+
+def test_a_method_that_wants_a_loss_and_pictures_all_alike_are_told(tmp_path, capsys):
+    model = save_stranger("vit", tmp_path / "base")
+    images, same = write_images(tmp_path / "pictures"), tmp_path / "same"
+    same.mkdir()
+    for i in range(20):
+        Image.new("L", (12, 12), 9).save(same / f"{i}.png")
+    taylor = ["--data", images, "--method", "neurons_taylor"]
+    assert "this model has no loss" in fail(capsys, model, tmp_path / "small", *taylor)
+    assert "outputs are all the same" in fail(capsys, model, tmp_path / "small", "--data", same)
+
+
+def test_nothing_is_written_into_the_model_that_is_read(tmp_path, capsys):
+    model, text = save_stranger("gpt2", tmp_path / "base"), write_text(tmp_path / "notes.txt")
+    assert "which is read" in fail(capsys, model, model / "small", "--data", text)
+    (tmp_path / "out" / ".ffmerge-save" / "new").mkdir(parents=True)  # as a kill leaves it
+    options = ["--remove", "1/4", "--data", str(text), "--context", "16", "--method", "vanilla"]
+    assert main(["compress", str(model), "--out", str(tmp_path / "out"), *options]) == 0
+    (tmp_path / "out" / "compression.json").write_text("[]")
+    assert main(["inspect", str(tmp_path / "out")]) == 1
+    assert "is not what `compress` wrote" in capsys.readouterr().err
+
+
+def test_a_torn_gguf_is_no_model(tmp_path, capsys):
+    (tmp_path / "torn.GGUF").write_bytes(b"GGUF\x03\x00")
+    text = write_text(tmp_path / "notes.txt")
+    told = fail(capsys, tmp_path / "torn.GGUF", tmp_path / "small", "--data", text)
+    assert "cannot be opened" in told and "valid are a hub id" in told

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ffmerge.files import filling, read_json, restore, write_json
 from ffmerge.saving.autoclasses import load_checked, share_model_class
 from ffmerge.saving.card import write_card
-from ffmerge.saving.folders import CONFIG, OWN, SHARING, check_folder, check_templates, size_on_disk
+from ffmerge.saving.folders import CONFIG, OWN, SHARING, check_folder, check_replaced, size_on_disk
 from ffmerge.saving.saveable import check_saveable
 from ffmerge.saving.sharing import find_shared_modules, remember, shared_keys
 from ffmerge.saving.wrapping import FFMergeConfig, describe_config
@@ -66,10 +66,12 @@ def save(
         ValueError: a path through `..` or to a link, a folder that holds something else, or a model
             whose weights are not its own (adapters, 8 bits, on disk).
 
-    Invariant: `load(save(model, path))` gives bitwise equal logits, still shared; an untouched
-    model becomes a plain folder without a card.
+    Invariant: `load(save(model, path))` gives bitwise equal logits, still shared (of weights in one
+    dtype: transformers reads all in one); an untouched model becomes a plain folder without a card.
     """
     path, model = Path(path), unwrap(model)
+    if processor is not None and not hasattr(processor, "save_pretrained"):
+        raise ValueError(f"processor is {processor!r}; valid is a tokenizer or a processor itself")
     check_saveable(model)
     check_folder(path, processor is not None)
     base = base or _find_name(model)
@@ -81,7 +83,7 @@ def save(
         model.save_pretrained(partial, max_shard_size=max_shard_size)
         if processor is not None:
             processor.save_pretrained(partial)
-            check_templates(path, partial)
+            check_replaced(path, partial)
         content = [] if is_plain else told | {"digest": _digest(told, _list_names(partial))}
         write_json(content, partial / SHARING)
         if not is_plain or method or measured:
@@ -104,7 +106,9 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
         FileNotFoundError: a local folder that is not there, or has no model in it.
         ValueError: the file lacks weights that no sharing explains, or something was altered.
     """
-    folder = Path(path)
+    folder, own = Path(path), {"config", "output_loading_info"} & set(kwargs)
+    if own:
+        raise ValueError(f"{min(own)} is given; valid is what from_pretrained takes beside it")
     if (isinstance(path, Path) or folder.is_absolute() or path[:1] in ".~") and not folder.exists():
         raise FileNotFoundError(f"no model in {path}; valid is a folder that `save` wrote")
     if folder.is_dir():
@@ -114,9 +118,12 @@ def load(path: str | Path, **kwargs) -> PreTrainedModel:
     hub = {key: kwargs[key] for key in HUB if key in kwargs}
     try:
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **hub)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise FileNotFoundError(f"no model in {path}: {reason}") from error
+        if isinstance(error, ValueError) and "Unrecognized model" not in reason:
+            raise
+        valid = "valid are a hub id and the folder of a transformers model"
+        raise FileNotFoundError(f"no model in {str(path)!r}: {reason[:300]}; {valid}") from error
     except KeyError as error:
         raise ValueError(
             f"{CONFIG} of {path} was altered ({error}); valid is what was saved"

@@ -49,7 +49,10 @@ def measure_reconstruction(small: nn.Module, base: nn.Module, batches: Iterable[
         squares += float(whole.square().sum())
         sums = sums + whole.sum(0)
         n += len(whole)
-    return 100 * error / (squares - float(torch.as_tensor(sums).square().sum()) / n)
+    variance = squares - float(torch.as_tensor(sums).square().sum()) / n
+    if variance <= 0:
+        raise ValueError("outputs are all the same; valid are examples that differ")
+    return 100 * error / variance
 
 
 def _find_outputs(model: nn.Module, batch: Batch) -> Tensor:

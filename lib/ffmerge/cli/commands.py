@@ -8,7 +8,7 @@ from torch import nn
 
 import ffmerge
 from ffmerge.checkpoints import load, size_on_disk
-from ffmerge.files import read_json
+from ffmerge.files import STAGING, read_json
 from ffmerge.groups import format_layers
 from ffmerge.patches import count_parameters
 from ffmerge.saving.folders import ORIGIN, check_folder
@@ -27,7 +27,6 @@ def inspect(folder: Path) -> None:
     Raises:
         ValueError: there is no model in this folder.
     """
-    check_model(folder)
     model = load(folder)
     tell("model", describe_model(model))
     for name, stack in find_stacks(model).items():
@@ -42,9 +41,14 @@ def inspect(folder: Path) -> None:
     if not (folder / ORIGIN).exists():
         tell("origin", f"not told: there is no {ORIGIN}")
         return
-    origin = read_json(folder / ORIGIN)
-    tell("origin", "{base} by {method}, {removed} ({layers}), with {data}".format(**origin))
-    tell("check", "{metric} {before:.4g} → {after:.4g} on held-out data".format(**origin))
+    try:
+        origin = read_json(folder / ORIGIN)
+        how = "{base} by {method}, {removed} ({layers}), with {data}".format(**origin)
+        check = "{metric} {before:.4g} → {after:.4g} on held-out data".format(**origin)
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder / ORIGIN} is not what `compress` wrote") from None
+    tell("origin", how)
+    tell("check", check)
 
 
 def export(folder: Path, out: Path) -> None:
@@ -53,34 +57,25 @@ def export(folder: Path, out: Path) -> None:
     Raises:
         ValueError: there is no model in this folder, or something is in the way.
     """
-    check_out(out)
-    check_model(folder)
+    check_out(out, folder)
     ffmerge.export(folder, out)
     tell("saved", str(out))
 
 
-def check_out(out: Path) -> None:
-    """Check that nothing is in the way of what will be written.
+def check_out(out: Path, source: str | Path) -> None:
+    """Check that nothing is in the way of what will be written, and that the source is not.
 
     Raises:
         ValueError: there is something.
     """
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if Path(source).is_dir() and Path(source).resolve() in out.resolve().parents:
+        raise ValueError(f"{str(out)!r} lies in {str(source)!r}, which is read; valid is another")
+    if out.is_file() or (out.is_dir() and any(p.name != STAGING for p in out.iterdir())):
         raise ValueError(f"{str(out)!r} exists; valid is a new or an empty folder")
     check_folder(out)
     above = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ValueError(f"{str(out)!r} cannot be written in {above}; valid is a folder of yours")
-
-
-def check_model(folder: Path) -> None:
-    """Check that a folder holds a model.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{str(folder)!r} holds no model; valid is a folder with config.json")
 
 
 def describe_model(model: nn.Module) -> str:

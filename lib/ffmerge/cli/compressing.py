@@ -1,9 +1,11 @@
 """`python -m ffmerge compress`: open, read, announce, compress, check, save."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from torch import nn
 from ffmerge.activations import Batch
 from ffmerge.catalogue import check_method
 from ffmerge.checkpoints import save, size_on_disk
-from ffmerge.cli.announcing import announce_memory
+from ffmerge.cli.announcing import GRADIENTS, announce_memory
 from ffmerge.cli.commands import check_out, describe_model, tell, warn
 from ffmerge.cli.opening import Opened, open_model
 from ffmerge.cli.search import Found, count_removed, find_best, gather_evidence
@@ -23,11 +25,11 @@ from ffmerge.methods import find_method
 from ffmerge.moments import find_tokens
 from ffmerge.patches import Plan, check_plan, count_parameters
 from ffmerge.saving.folders import ORIGIN
-from ffmerge.saving.saveable import check_saveable
 from ffmerge.scoring import measure_perplexity, measure_reconstruction
 from ffmerge.sublayers import find_stacks
 
 ALIGNED = 10_000  # tokens of features, as in the paper
+NOISE = 0.1  # percent, by which outputs may differ from one run to the next
 ENOUGH = 25  # tokens of calibration for each neuron, where published results saturate
 
 Score = Callable[[nn.Module, Sequence[Batch]], float]
@@ -57,18 +59,18 @@ def compress(request: Request) -> None:
         ValueError: what cannot be, told before any long work.
     """
     check_method(request.method)
-    check_out(request.out)
+    check_out(request.out, request.model)
     torch.manual_seed(request.seed)
     opened = open_model(request.model)
     tell("model", f"{request.model}: {describe_model(opened.model)}")
-    check_saveable(opened.model)
     check_plan(opened.model, Plan())
     count = count_removed(opened.model, request.method, request.remove)
     splits = _read_data(request, opened)
+    metric, score = choose_score(opened)
+    try_out(opened, request.method, score, splits.check[:1])
     n_features = min(ALIGNED, splits.tokens[0])
     announce_memory(opened.model, request.method, n_features, splits.tokens[0])
 
-    metric, score = choose_score(opened)
     before = score(opened.model, splits.check)
     with warnings.catch_warnings():
         # it is told above how many tokens there are: that a method would like more is no news
@@ -103,6 +105,36 @@ def choose_score(opened: Opened) -> tuple[str, Score]:
         "reconstruction error (%)",
         lambda small, batches: measure_reconstruction(small, opened.model, batches),
     )
+
+
+def try_out(opened: Opened, method: str, score: Score, batches: Sequence[Batch]) -> None:
+    """Run a model on a batch: what cannot be compressed with these data says so at once.
+
+    Raises:
+        ValueError: it does not run or score, there are layers that the data never reach, a method
+            that wants a loss, weights that are not finite, or outputs drawn at random.
+    """
+    if method in GRADIENTS and not opened.has_loss:
+        raise ValueError(f"--method is {method}, and this model has no loss; valid are others")
+    seen, handles = set(), []
+    for name, stack in find_stacks(opened.model).items():
+        see = partial(lambda name, *unused: seen.add(name), name)
+        handles.append(stack.layers[0].register_forward_hook(see))
+    try:
+        value = score(opened.model, batches)
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        valid = "valid are models that read texts, pairs of texts or images and nothing else"
+        raise ValueError(f"this model does not run on these data ({told}); {valid}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if unseen := find_stacks(opened.model).keys() - seen:
+        told = f"these data never reach the {min(unseen)} of the model"
+        raise ValueError(f"{told}; valid is the part that reads them, as a model of its own")
+    if not math.isfinite(value) or (not opened.has_loss and value > NOISE):
+        told = f"the uncompressed model has {value} here"
+        raise ValueError(f"{told}; valid are finite weights, and outputs the same each time")
 
 
 def _read_data(request: Request, opened: Opened) -> Splits:

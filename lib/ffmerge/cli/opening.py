@@ -17,6 +17,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ffmerge.checkpoints import load
 from ffmerge.hub import asking_hub
+from ffmerge.saving.saveable import check_saveable
 
 Reads = Literal["text", "pairs", "images"]
 
@@ -53,19 +54,22 @@ def open_model(source: str) -> Opened:
         ValueError: it cannot be opened, or reads neither text nor images.
     """
     path = Path(source)
-    is_gguf = path.suffix == ".gguf"
+    is_gguf = path.suffix.lower() == ".gguf"
     try:
         if is_gguf:
             model = open_gguf(path)
         else:
             with asking_hub(source, "model"):
                 model = load(path if path.exists() else source)
-    except (OSError, ImportError) as error:
+    except Exception as error:
+        if isinstance(error, ValueError) and not is_gguf:
+            raise  # it says what is wrong by itself
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
             f"MODEL {source!r} cannot be opened ({reason}); valid are a hub id, the folder of a "
             "transformers model, or a .gguf file (with the package gguf)"
         ) from None
+    check_saveable(model)
     reads, dtype = _find_input(model), model.dtype
     return Opened(model.float().eval(), _open_processor(source, reads, is_gguf), reads, dtype)
 

@@ -37,8 +37,7 @@ def read_rows(source: str, column: str, seed: int) -> Iterator[Row]:
         if file.suffix.lower() in ROWS:
             yield from _read_lines(file, seed)
         else:
-            with file.open(encoding="utf-8", errors="replace") as opened:
-                yield from ({column: text} for text in iter(lambda: opened.read(CHUNK), ""))
+            yield from ({column: text} for text in _read_text(file))
 
 
 def read_images(source: str, column: str, seed: int) -> Iterator[Any]:
@@ -91,7 +90,8 @@ def find_files(source: str, suffixes: tuple[str, ...], seed: int) -> list[Path]:
     else:
         named = Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))
     named = sorted(named)
-    files = [file for file in named if file.suffix.lower() in suffixes]
+    files = [file for file in named if file.suffix.lower() in suffixes and file.is_file()]
+    files = [file for file in files if not file.name.startswith("._")]  # macOS's, of no one's data
     if (named or path.exists() or path.suffix) and not files:
         raise ValueError(
             f"--data {source!r} holds no file to read; valid are {', '.join(suffixes)}"
@@ -152,11 +152,17 @@ def take(row: Row, column: str, source: str) -> Any:
     return row[column]
 
 
-def _read_lines(file: Path, seed: int) -> Iterator[Row]:
-    try:  # some tools begin with a byte-order mark; only \n ends a line of JSON
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
+def _read_text(file: Path) -> Iterator[str]:
+    """A text, piece by piece; without the mark that some tools begin with."""
+    try:
+        with file.open(encoding="utf-8-sig") as opened:
+            yield from iter(lambda: opened.read(CHUNK), "")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 ({error}); valid are rows in UTF-8") from None
+        raise ValueError(f"{file} is not UTF-8 ({error}); valid are texts in UTF-8") from None
+
+
+def _read_lines(file: Path, seed: int) -> Iterator[Row]:
+    lines = "".join(_read_text(file)).split("\n")  # only that ends a line of JSON
     order = list(range(len(lines)))
     random.Random(seed).shuffle(order)
     for i in (i for i in order if lines[i].strip()):

@@ -10,7 +10,7 @@ from torch import nn
 
 from ffmerge.checkpoints import load, save
 from ffmerge.files import STAGING
-from ffmerge.saving.folders import OWN, PROCESSOR, SHARING, check_folder
+from ffmerge.saving.folders import OWN, PROCESSOR, check_folder, read_own
 from ffmerge.saving.sharing import find_shared_modules, find_untold_widths, remember
 
 
@@ -34,7 +34,7 @@ def export(folder: str | Path, out: str | Path, *, max_shard_size: str = "5GB") 
     check_folder(out)
     inside = folder.resolve() in (out.resolve(), *out.resolve().parents)
     others = [file for file in out.glob("*") if file.name != STAGING]
-    if inside or (others and not (out / SHARING).is_file()):
+    if inside or (others and read_own(out) != []):  # not even a model that still shares
         told = "in the folder that is exported" if inside else f"which holds {others[0].name}"
         raise ValueError(f"out is {out}, {told}; valid is another one, new or empty")
     if widths := find_untold_widths(model := load(folder)):

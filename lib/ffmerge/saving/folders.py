@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ffmerge.files import STAGING
+from ffmerge.files import STAGING, read_json
 
 CONFIG, SHARING, CARD = "config.json", "sharing.json", "README.md"
 MARK = "<!-- written by ffmerge.save, which replaces it -->"
@@ -39,7 +39,7 @@ def check_folder(folder: Path, with_processor: bool = False) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"folder {folder} is a file; {valid}")
-    written = (folder / SHARING).is_file()
+    written = read_own(folder) is not None
     for path in sorted(folder.iterdir()):
         is_own = written and OWN.fullmatch(path.name) and not path.is_dir()
         if path.name == CARD and is_own:
@@ -50,10 +50,21 @@ def check_folder(folder: Path, with_processor: bool = False) -> None:
             raise ValueError(f"folder {folder} holds {path.name}, which is not its own; {valid}")
 
 
-def check_templates(folder: Path, new: Path) -> None:
-    """Refuse to leave the chat template of another tokenizer beside a new one, without its own."""
-    left = [p.name for p in folder.glob("*chat_template*") if not (new / p.name).exists()]
-    if left:
+def read_own(folder: Path) -> list | dict | None:
+    """What `save` wrote about sharing, [] of a plain model; None in a folder of somebody else."""
+    try:
+        content = read_json(folder / SHARING)
+    except (OSError, ValueError):
+        return None
+    is_own = content == [] or (isinstance(content, dict) and {"groups", "digest"} <= set(content))
+    return content if is_own else None
+
+
+def check_replaced(folder: Path, new: Path) -> None:
+    """Refuse to leave files of another tokenizer beside a new one, which could be read with it."""
+    left = [p.name for p in folder.glob("*") if not (new / p.name).exists()]
+    left = [n for n in left if re.search(r"chat_template|added_t|special_t|^tokenizer\.json$", n)]
+    if left and (new / "tokenizer_config.json").exists():
         raise ValueError(
             f"folder {folder} holds {left[0]} of another tokenizer; valid is one without it"
         )

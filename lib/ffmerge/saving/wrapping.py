@@ -16,6 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 MODEL_TYPE = "ffmerge"
+RETURNS = "return_unused_kwargs"
 NOTICE = "tied by ffmerge; load them with AutoModel, after `import ffmerge`"
 
 
@@ -36,6 +37,14 @@ class SharedConfig:
         content = wrap(json.loads(plain.to_json_string(use_diff)), record)
         text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
         Path(json_file_path).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As the base's own, and of what `to_json_file` wrote (peft asks a model's class so)."""
+        if config_dict.get("model_type") != MODEL_TYPE:
+            return super().from_dict(config_dict, **kwargs)
+        found, unused = FFMergeConfig.from_dict(config_dict, **kwargs | {RETURNS: True})
+        return (found.shared, unused) if kwargs.get(RETURNS) else found.shared
 
     def __reduce__(self):
         return _revive, (plain_class(self),), self.__dict__
@@ -62,8 +71,8 @@ class FFMergeConfig(PreTrainedConfig):
         """
         base, record = unwrap(config_dict)
         base_class = CONFIG_MAPPING[base["model_type"]]
-        returns_unused = kwargs.pop("return_unused_kwargs", False)
-        plain, unused = base_class.from_dict(base, return_unused_kwargs=True, **kwargs)
+        returns_unused = kwargs.pop(RETURNS, False)
+        plain, unused = base_class.from_dict(base, **kwargs | {RETURNS: True})
         config = cls()
         config.architectures = None
         config.shared = describe_config(plain, record["groups"], record["neurons"], record["plan"])
