@@ -4,6 +4,7 @@ import pytest
 import torch
 from families import logits, make_batch, make_model
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from torch import nn
 
 from ffmerge.adapters.adding import add_adapters, untie_adapters
 from ffmerge.checkpoints import find_shared_modules, load, save
@@ -237,3 +238,11 @@ def test_adapters_of_some_layers_only_are_opened_as_they_are(small, tmp_path):
     adapted.save_pretrained(tmp_path / "adapter")
     again = add_adapters(load(folder), tmp_path / "adapter", "layer")
     assert torch.equal(logits(again.eval(), BATCH), after)
+
+
+def test_what_other_models_tie_is_left_to_them():
+    model = nn.ModuleDict({"words": nn.Embedding(8, 4), "inner": nn.Linear(4, 4)})
+    model["head"] = nn.Linear(4, 8, bias=False)
+    model["head"].weight = model["words"].weight
+    adapted = get_peft_model(model, LoraConfig(target_modules=["head"], r=2))
+    assert any("head.lora_A" in name for name, _ in adapted.named_parameters())

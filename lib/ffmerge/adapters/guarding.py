@@ -73,7 +73,8 @@ def _guard() -> None:
     @wraps(inject)
     def inject_and_check(tuner: BaseTuner, model: nn.Module, *args, **kwargs) -> None:
         inject(tuner, model, *args, **kwargs)
-        if not CHOSEN.get():
+        is_shared = hasattr(getattr(model, "config", None), "ffmerge")  # others' ties are theirs
+        if is_shared and not CHOSEN.get():
             try:
                 check_reached(model)
             except ValueError:
