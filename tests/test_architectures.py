@@ -1,5 +1,7 @@
 """Every architecture: found and right, or refused with the reason; no third outcome."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import transformers
@@ -150,6 +152,35 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(kind):
     assert [r for r in REASONS if r in str(error.value)] == [reason]
 
 
+@pytest.mark.parametrize("kind", ["bitnet", "kosmos_2_text_model"])
+def test_a_norm_between_is_found_where_widths_are_the_same(kind):
+    sizes = KEYS | {"intermediate_size": 16, "num_key_value_heads": 2}
+    if kind == "bitnet":
+        model = make("bitnet", AutoModelForCausalLM, **sizes)
+    else:
+        text = {"embed_dim": 16, "layers": 4, "ffn_dim": 16, "attention_heads": 2, "vocab_size": 99}
+        config = transformers.Kosmos2Config(text_config=text).text_config
+        model = transformers.models.kosmos2.modeling_kosmos2.Kosmos2TextForCausalLM(config)
+    with pytest.raises(ValueError, match="norm or other weights between W_in and W_out"):
+        find_stacks(model)
+    assert len(find_stacks(make("llama", AutoModelForCausalLM, **sizes))["decoder"]) == LAYERS
+
+
+def test_buffers_between_count_as_weights():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.rand(24))
+
+        def forward(self, x):
+            return self.scale * nn.functional.silu(x)
+
+    model = make_model("llama")
+    model.model.layers[2].mlp.act_fn = Scaled()
+    with pytest.raises(ValueError, match=r"layer 2 .* norm or other weights between"):
+        find_stacks(model)
+
+
 def test_adapters_are_named_as_the_reason():
     from peft import LoraConfig, get_peft_model
 
@@ -208,6 +239,13 @@ def test_weights_that_cannot_be_written_to_are_refused_before_anything_runs(chan
         ffmerge.compress(model, "drop", 1, evaluate=lambda small: next(never))
 
 
+def test_a_masked_bias_is_refused():
+    model = make_model("gpt2")
+    prune.random_unstructured(pick(model), "bias", amount=0.5)
+    with pytest.raises(ValueError, match=r"h\.2\.mlp\.c_proj .* pruning mask.*; valid are plain"):
+        ffmerge.merge(model, {"decoder": "1-2"}, method="vanilla")
+
+
 def test_bits_of_bitsandbytes_are_refused():
     bitsandbytes = pytest.importorskip("bitsandbytes")
     model = make_model("llama")
@@ -228,6 +266,18 @@ def test_a_merged_model_is_not_merged_again():
             again()
 
 
+def test_a_forward_that_a_copy_would_not_take_along_is_refused():
+    whole, inner = make_model("llama"), make_model("llama")
+    whole.forward = torch.compile(whole.forward, backend="eager")
+    mlp = inner.model.layers[1].mlp
+    mlp.forward = lambda x: mlp.down_proj(mlp.up_proj(x))
+    for model, name in ((whole, "the model"), (inner, "model.layers.1.mlp")):
+        with pytest.raises(
+            ValueError, match=f"forward of {name} in LlamaForCausalLM is a function"
+        ):
+            ffmerge.merge(model, {"decoder": "1-2"}, method="vanilla")
+
+
 # --- layers that go
 
 
@@ -241,6 +291,32 @@ def test_a_drop_that_no_configuration_can_say_is_refused():
     neo = make("gpt_neo", AutoModelForCausalLM, **TEXT, **kinds, hidden_size=16, window_size=4)
     with pytest.raises(ValueError, match="cannot say which layers of the decoder are dropped"):
         apply_plan(neo, Plan(dropped={"decoder": (1,)}))
+
+
+def test_layers_that_others_read_by_number_are_not_dropped():
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6, "patch_size": 8}
+    vision |= {"num_attention_heads": 2, "image_size": 16}
+    depth = {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8] * 4, "is_hybrid": False}
+    depth = transformers.DPTForDepthEstimation(transformers.DPTConfig(**vision, **depth))
+    few = apply_plan(depth, Plan(dropped={"encoder": (4, 5)}))  # above all that are read
+    image = {"pixel_values": torch.randn(1, 3, 16, 16)}
+    assert depth(**image)[0].shape == few(**image)[0].shape
+    with pytest.raises(ValueError, match=r"backbone_out_indices reads them by their numbers, \[0"):
+        apply_plan(depth, Plan(dropped={"encoder": (3,)}))
+    text = KEYS | {"model_type": "llama"}
+    for number, is_refused in ((3, True), (-2, False)):
+        config = transformers.LlavaConfig(
+            vision_config=vision | {"model_type": "clip_vision_model"},
+            text_config=text,
+            vision_feature_layer=number,
+        )
+        model = transformers.LlavaForConditionalGeneration(config)
+        stacks = {("vision" in stack.path): name for name, stack in find_stacks(model).items()}
+        apply_plan(model, Plan(dropped={stacks[False]: (1,)}))
+        with (
+            pytest.raises(ValueError, match="vision_feature_layer") if is_refused else nullcontext()
+        ):
+            apply_plan(model, Plan(dropped={stacks[True]: (1,)}))
 
 
 def test_a_dropped_layer_takes_its_kind_of_attention_along():

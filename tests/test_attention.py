@@ -17,15 +17,15 @@ from transformers import AutoModelForCausalLM
 
 from ffmerge.activations import collect_heads
 from ffmerge.alignment import correlate
-from ffmerge.attention import align_attention, match_heads, merge_attention
+from ffmerge.attention.heads import HeadOrder, average_values, permute_heads
+from ffmerge.attention.merging import align_attention, match_heads, merge_attention
+from ffmerge.attention.sublayers import BIASED, STRANGE
 from ffmerge.checkpoints import find_shared_modules, load, save
 from ffmerge.groups import window
-from ffmerge.heads import HeadOrder, average_values, permute_heads
 from ffmerge.methods import Evidence, find_method
 from ffmerge.patches import Patch, Plan, apply_patch, apply_plan, count_parameters
 from ffmerge.saving.exporting import untie
 from ffmerge.saving.sharing import count_untied
-from ffmerge.selfattention import BIASED, STRANGE
 from ffmerge.sublayers import find_stacks
 
 GROUPED = ("qwen2", "qwen3")  # with and without biases; a norm that is the same for all heads

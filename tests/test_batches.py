@@ -54,6 +54,27 @@ def test_what_is_no_batch_is_refused_in_one_sentence(batch, message):
         count(make_model("llama"), batch)
 
 
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (None, "batches is a NoneType; valid are"),
+        (3, "batches is a int; valid are"),
+        (
+            [{"input_ids": IDS[:0]}],
+            r"input_ids of shape \(0, 10\); valid is .* one example or more",
+        ),
+    ],
+)
+def test_no_batches_are_refused_in_one_sentence(batches, message):
+    with pytest.raises(ValueError, match=message):
+        ffmerge.collect_features(make_model("llama"), batches)
+
+
+def test_taylor_without_a_batch_is_refused_in_one_sentence():
+    with pytest.raises(ValueError, match="batches hold no tokens"):
+        ffmerge.compress(make_model("llama"), "neurons_taylor", 1, [])
+
+
 @pytest.mark.parametrize("tokens", ["10", 0, None, 2.5])
 def test_a_number_of_tokens_that_is_none_is_refused(tokens):
     with pytest.raises(ValueError, match=r"tokens is .*; valid is a whole number from 1"):

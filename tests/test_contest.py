@@ -22,6 +22,7 @@ from study.report.ablations import (
     table_tuned,
 )
 from study.report.answers import write_reviewers
+from study.report.attention import table_attention
 from study.report.beyond import SHARES, table_beyond
 from study.report.bits import table_bits
 from study.report.choices import FAITHFUL, select_faithful
@@ -429,6 +430,20 @@ def test_what_notebook_8_measures_is_told_of_every_model_that_it_ran_for(params,
     assert said["statistics after every layer, not one pass (%)"] == "+20.0"
     assert said["a b_out for every layer, not one (%)"] == "no biases"
     assert said["quality kept by λ (%)"] == "80.0"
+
+
+def test_attention_stands_beside_ffs_where_it_was_shared(params, vit):
+    assert table_attention(vit, params, [VIT]).empty
+    merged = vit[(vit.variant == "permute-third") & (vit.phase == "merged")].iloc[0].to_dict()
+    shared = {"variant": "attention-third", "method": "attention", "kind": "attention sublayers"}
+    row = merged | shared | {"value": 40.0, "parameter_ratio": 0.95}
+    table = table_attention(pd.concat([vit, pd.DataFrame([row])]), params, [VIT])
+    whole = vit[vit.variant == "base"].value.iloc[0]
+    ffs, attention = (table[table.Shared == label].iloc[0] for label in ("permute", "attention"))
+    assert attention["Untuned: kept (%)"] == f"{100 * 40 / whole:.1f}"
+    assert attention["Tuned: kept (%)"] == "–" and "±" in ffs["Tuned: kept (%)"]
+    assert (attention["Removed"], attention["Parameters (%)"]) == ("4 attentions", "95.0")
+    assert len(table) == 2  # no other method, and no ratio at which attention was not shared
 
 
 def test_fewer_bits_stand_beside_32_for_what_was_evaluated_in_them(params, vit):

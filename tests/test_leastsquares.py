@@ -244,6 +244,19 @@ def test_refitting_identical_sublayers_returns_the_model(family):
 
 
 @FAMILIES
+def test_least_squares_are_the_same_from_disk_and_from_a_second_run(family, monkeypatch):
+    model, found = make_model(family), []
+    plan = Plan(dict.fromkeys(find_stacks(model), (Group((0, 1, 3), 1),)))
+    for budget in (10**9, 0):
+        monkeypatch.setattr("ffmerge.refitting.BUDGET", budget)
+        calibration = make_evidence(family).calibration
+        read = read_inputs(model, calibration())
+        assert (read.observe is observe) == (budget == 0)
+        found.append(refit_groups(model, plan, {}, calibration, read=read).tensors)
+    assert all(torch.equal(found[1][name], tensor) for name, tensor in found[0].items())
+
+
+@FAMILIES
 def test_a_neuron_that_leads_nowhere_has_no_taylor_score(family):
     model = make_model(family)
     for stack in find_stacks(model).values():

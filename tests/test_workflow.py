@@ -476,11 +476,13 @@ def test_the_method_stays_small():
     lines = {
         path: len(path.read_text().splitlines()) for path in (LIBRARY / "ffmerge").rglob("*.py")
     }
-    parts = {k: {} for k in ("methods", "ablations", "adapters", "saving", "cli", "ffmerge")}
+    names = ("methods", "ablations", "adapters", "attention", "saving", "cli", "ffmerge")
+    parts = {name: {} for name in names}
     for path, n in lines.items():
         parts[path.parent.name][path] = n
     assert len(parts["methods"]) > 20 and max(parts["methods"].values()) <= 120
-    assert sum(parts["ffmerge"].values()) <= 6000  # with what only other people's models need
+    assert sum(parts["attention"].values()) <= 370
+    assert sum(parts["ffmerge"].values()) <= 5730  # with what only other people's models need
     assert sum(parts["saving"].values()) <= 900 and sum(parts["cli"].values()) <= 1000
     assert sum(parts["ablations"].values()) <= 160 and sum(parts["adapters"].values()) <= 230
     assert max(lines.values()) <= 320

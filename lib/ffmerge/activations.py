@@ -4,7 +4,7 @@ One forward pass over ~10k tokens or patches is enough for every window (paper, 
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from itertools import chain
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.masks import Batch, token_masks
+from ffmerge.masks import Batch, check_batch, token_masks
 from ffmerge.sublayers import Stack, find_stacks, unwrap
 
 Features = dict[str, list[Tensor]]
@@ -132,32 +132,13 @@ def find_head_outputs(stack: Stack, i: int) -> Place:
     return stack.attention_outputs()[i], True
 
 
-def check_batch(batch: Batch) -> None:
-    """Check that a batch is one.
-
-    Raises:
-        ValueError: not keyword arguments with tensors, or one example without a batch dimension.
-    """
-    if not isinstance(batch, Mapping):
-        raise ValueError(
-            f"batch is a {type(batch).__name__}; valid are keyword arguments for the model, such as"
-            " {'input_ids': tensor, 'attention_mask': tensor}, in a list"
-        )
-    for name, value in batch.items():
-        if not isinstance(value, Tensor | bool | int | float | None):
-            raise ValueError(
-                f"batch holds {name} as a {type(value).__name__}; valid are tensors, such as a "
-                "tokenizer gives with return_tensors='pt'"
-            )
-    ids = batch.get("input_ids")
-    if ids is not None and ids.dim() < 2:
-        raise ValueError(
-            f"batch holds input_ids of shape {tuple(ids.shape)}; valid is (batch, length)"
-        )
-
-
 def peek(batches: Iterable[Batch]) -> tuple[Batch | None, Iterable[Batch]]:
     """The first batch, None if there is none, and all of them, the first one too."""
+    if not isinstance(batches, Iterable):
+        raise ValueError(
+            f"batches is a {type(batches).__name__}; valid are keyword arguments for the model, in "
+            "a list"
+        )
     rest = iter(batches)
     first = next(rest, None)
     return first, rest if first is None else chain([first], rest)
@@ -245,7 +226,7 @@ def observe(
     """
     if type(tokens) is not int or tokens < 1:
         raise ValueError(f"tokens is {tokens!r}; valid is a whole number from 1")
-    stacks = find_stacks(model)
+    stacks, (_, batches) = find_stacks(model), peek(batches)
     running: list[tuple[str, int]] = []  # the layer whose forward is under way
     masks: dict[str, Tensor | None] = {}
     seen = dict.fromkeys(stacks, 0)  # tokens, at the first place of each stack's first layer
@@ -295,7 +276,10 @@ def observe(
             handle.remove()
     for name, n in seen.items():
         if n < 2:
-            raise ValueError(f"batches hold {n} tokens for the {name}; valid are two or more")
+            compiled = "" if n else ", and layers that are not compiled one by one"
+            raise ValueError(
+                f"batches hold {n} tokens for the {name}; valid are two or more{compiled}"
+            )
 
 
 def _take_tokens(x: Tensor, mask: Tensor | None, stack: str) -> Tensor:

@@ -1,15 +1,16 @@
 """Before and after: weights that can be written to, and a result that is what was promised."""
 
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ffmerge.attention.sublayers import SelfAttention, find_attention
 from ffmerge.feedforward import FeedForward
 from ffmerge.groups import Group
 from ffmerge.projections import find_projections
-from ffmerge.selfattention import SelfAttention, find_attention
 from ffmerge.sublayers import Stack, find_stacks
 
 Groups = Mapping[str, tuple[Group, ...]]
@@ -17,18 +18,28 @@ Layers = Mapping[str, tuple[int, ...]]
 
 
 def check_writable(model: nn.Module, stacks: Mapping[str, Stack]) -> None:
-    """Check that what is written to the layers arrives: plain numbers, in memory.
+    """Check that what is written to a copy's layers arrives and is run: plain numbers, in memory.
 
     Args:
         model: for its name.
         stacks: its stacks.
 
     Raises:
-        ValueError: weights that are quantised, elsewhere, or computed from others.
+        ValueError: weights that are quantised, elsewhere, or computed from others; or a module
+            whose forward was replaced by a function, which in a copy would run the original.
     """
+    for name, module in model.named_modules():
+        if isinstance(vars(module).get("forward"), FunctionType):
+            raise ValueError(
+                f"forward of {name or 'the model'} in {type(model).__name__} is a function that "
+                "was set on the object, and a copy would run the original's weights; valid is the "
+                "class's own, and torch.compile(model) in the place of torch.compile(model.forward)"
+            )
     for stack in stacks.values():
         for name, module in find_projections(stack.layers):
             weight = module._parameters.get("weight")
+            if getattr(module, "bias", None) is not None and "bias" not in module._parameters:
+                weight = None
             if parametrize.is_parametrized(module):
                 found = "parametrised"
             elif weight is None:

@@ -6,6 +6,7 @@ last one is W_out, the others read the residual stream.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -181,23 +182,31 @@ def has_experts(layer: nn.Module) -> bool:
 
 
 def _has_weights_between(layer: nn.Module, names: list[str], d_ff: int, d_model: int) -> bool:
-    """Whether something else has a weight for every neuron.
+    """Whether something else has a weight, or a buffer, for every neuron.
 
-    Where d_ff is d_model, a norm of the residual stream has as many: then it counts only between
-    the projections, in order of registration.
+    Where d_ff is d_model, a norm of the residual stream has as many: then it counts only inside of
+    the FF's own module, or in a layer that has none between the projections as registered.
     """
     if d_ff == 1:  # what is left where an FF was dropped: nothing to move
         return False
     passed, total = 0, len(set(names))
     own = tuple(f"{name}." for name in names)  # such as what a projection is computed from
+    above = {name.rpartition(".")[0] for name in names}  # the FF's own module, if they have one
+    inside = f"{above.pop()}." if len(above) == 1 else "."
     for name, module in layer.named_modules():
         if name in names:
             passed += 1
-        elif any(d_ff in p.shape for p in module.parameters(recurse=False)):
+        elif any(d_ff in held.shape for held in _list_tensors(module)):
             is_between = d_ff != d_model or 0 < passed < total
+            is_between |= inside != "." and name.startswith(inside)
             if is_between and not name.startswith(own) and not _is_inside_attention(layer, name):
                 return True
     return False
+
+
+def _list_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Its own parameters and buffers, without those of modules inside."""
+    return chain(module.parameters(recurse=False), module.buffers(recurse=False))
 
 
 def _is_inside_attention(layer: nn.Module, name: str) -> bool:

@@ -180,4 +180,6 @@ def score_gradients(model: nn.Module, batches: Iterable[Batch], tokens: int) -> 
     finally:
         for handle in handles:
             handle.remove()
+    if not seen:
+        raise ValueError("batches hold no tokens; valid are batches with a loss")
     return {name: [sums[name, i] for i in range(len(s))] for name, s in stacks.items()}

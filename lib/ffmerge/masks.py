@@ -1,10 +1,37 @@
-"""Which positions of a batch are tokens, and which are padding: nothing is learnt from padding."""
+"""What a batch is, and which of its positions are tokens: nothing is learnt from padding."""
+
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from ffmerge.sublayers import find_stacks, reads_tokens, unwrap
 
 Batch = dict[str, Tensor]
+
+
+def check_batch(batch: Batch) -> None:
+    """Check that a batch is one.
+
+    Raises:
+        ValueError: not keyword arguments with tensors, or one example without a batch dimension.
+    """
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f"batch is a {type(batch).__name__}; valid are keyword arguments for the model, such as"
+            " {'input_ids': tensor, 'attention_mask': tensor}, in a list"
+        )
+    for name, value in batch.items():
+        if not isinstance(value, Tensor | bool | int | float | None):
+            raise ValueError(
+                f"batch holds {name} as a {type(value).__name__}; valid are tensors, such as a "
+                "tokenizer gives with return_tensors='pt'"
+            )
+    ids = batch.get("input_ids")
+    if ids is not None and (ids.dim() < 2 or len(ids) == 0):
+        raise ValueError(
+            f"batch holds input_ids of shape {tuple(ids.shape)}; valid is (batch, length), "
+            "with one example or more"
+        )
 
 
 def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:

@@ -17,6 +17,7 @@ from ffmerge.sublayers import Stack, find_depths, find_stacks
 
 Key = tuple[str, int]  # stack, layer
 Compute = Callable[[Key, Tensor], tuple[Tensor, ...]]
+Observe = Callable[..., None]  # as `ffmerge.activations.observe`
 BUDGET = 8 * 10**9  # bytes
 TOKENS_PER_NEURON = 50  # published calibrations saturate at about 25
 
@@ -101,6 +102,7 @@ def gather_moments(
     keys: Iterable[Key],
     compute: Compute = lambda key, x: (x,),
     budget: int = BUDGET,
+    observe: Observe = observe,
 ) -> dict[Key, Moments]:
     """The moments of what is seen, or computed from what is seen, at some FF sublayers.
 
@@ -114,6 +116,7 @@ def gather_moments(
         compute: from a key and what is seen there, (n_tokens, width), to the rows that count, and
             to what stands beside them.
         budget: bytes.
+        observe: what runs the model, or what kept what was seen (`ffmerge.spilling.Kept`).
 
     Raises:
         ValueError: the budget does not hold one sublayer's.
@@ -124,12 +127,12 @@ def gather_moments(
     first, batches = peek(batches)
     size = _count_at_once(model, keys, first, place, compute, budget)
     if size >= len(keys):
-        return _gather(model, batches, tokens, place, keys, compute)
+        return _gather(model, batches, tokens, place, keys, compute, observe)
     used: list[Batch] = []  # by the first pass, for those after it
     batches, found = _remember(batches, used), {}
     for start in range(0, len(keys), size):
         given, part = used if start else batches, keys[start : start + size]
-        gathered = _gather(model, given, tokens, place, part, compute)
+        gathered = _gather(model, given, tokens, place, part, compute, observe)
         found |= {key: _spill(gathered.pop(key)) for key in part}
     return found
 
@@ -141,6 +144,7 @@ def _gather(
     place: FindPlace,
     keys: list[Key],
     compute: Compute,
+    observe: Observe,
 ) -> dict[Key, Moments]:
     """As `gather_moments`, in one pass."""
     running = {key: RunningMoments() for key in keys}

@@ -12,8 +12,18 @@ from torch import Tensor, nn
 
 from ffmerge.activations import Batch, observe, peek
 from ffmerge.leastsquares import RIDGE, solve_ridge
-from ffmerge.moments import Key, Moments, find_hidden, find_inputs, gather_moments
+from ffmerge.moments import (
+    BUDGET,
+    Key,
+    Moments,
+    Observe,
+    find_hidden,
+    find_inputs,
+    find_tokens,
+    gather_moments,
+)
 from ffmerge.patches import Patch, Plan, check_plan
+from ffmerge.spilling import Kept, has_room
 from ffmerge.sublayers import find_activation, find_depths, find_stacks
 from ffmerge.weights import Weights, average, permute
 
@@ -27,10 +37,12 @@ class Read:
     Attributes:
         moments: of each sublayer's inputs.
         activation: the model's function, once it is clear that it explains what its FFs compute.
+        observe: what hands these inputs on again: from disk, or by running the model.
     """
 
     moments: Mapping[Key, Moments]
     activation: Callable[[Tensor], Tensor]
+    observe: Observe = observe
 
 
 def read_inputs(
@@ -45,10 +57,18 @@ def read_inputs(
         model, batches, tokens: as in `ffmerge.moments.collect_moments`.
         keys: stack and layer of each sublayer; all if left out.
     """
-    every = ((name, i) for name, n in find_depths(model).items() for i in range(n))
+    every = [(name, i) for name, n in find_depths(model).items() for i in range(n)]
+    tokens = tokens or find_tokens(model)
     first, batches = peek(batches)
     activation = learn_activation(model, first)
-    return Read(gather_moments(model, batches, tokens, find_inputs, keys or every), activation)
+    d_model = max(stack.sublayers[0].read().W_in.shape[1] for stack in find_stacks(model).values())
+    size = 4 * tokens * d_model * len(every)  # bytes
+    again = observe
+    if size <= BUDGET and has_room(size):
+        again = Kept(model, batches, tokens, find_inputs).observe
+    keys = keys or every
+    moments = gather_moments(model, batches, tokens, find_inputs, keys, observe=again)
+    return Read(moments, activation, again)
 
 
 def refit_groups(
@@ -104,7 +124,7 @@ def refit_groups(
         shared, own = (compute_hidden(w[key], x, read.activation) for w in (of_layer, aligned))
         return shared, own
 
-    seen = gather_moments(model, batches(), tokens, find_inputs, aligned, see)
+    seen = gather_moments(model, batches(), tokens, find_inputs, aligned, see, observe=read.observe)
     tensors = {}
     for (name, group), weights in shared.items():
         own, moments = zip(*((aligned[name, i], seen[name, i]) for i in group.layers), strict=True)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from ffmerge.activations import Batch, check_batch, run_batch
+from ffmerge.activations import Batch, run_batch
 from ffmerge.alignment import to_exact
-from ffmerge.masks import token_masks
+from ffmerge.masks import check_batch, token_masks
 from ffmerge.patches import Plan
 from ffmerge.sublayers import PROJECTIONS, find_stacks
 

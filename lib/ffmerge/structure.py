@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,18 @@ INDICES = ("layer_idx", "layer_id", "layer_number")  # how layers call their own
 WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")
 MODES = ("training", "gradient_checkpointing")
 SIZES = ("in_features", "out_features", "nf", "nx")
+READERS = (  # how configurations name the layers that something outside them reads, by number
+    "backbone_out_indices",
+    "deepstack_visual_indexes",
+    "encoder_projection_indices",
+    "extract_layers",
+    "feature_layer",
+    "feature_layers",
+    "intermediate_hidden_state_indices",
+    "intermediate_layers_indices",
+    "target_layer_ids",
+    "vision_feature_layer",
+)
 
 
 def set_layers(model: nn.Module, stack: "Stack", keep: list[int]) -> "Stack":
@@ -33,6 +46,7 @@ def set_layers(model: nn.Module, stack: "Stack", keep: list[int]) -> "Stack":
             layers than the ones that stay.
     """
     depth = len(stack)
+    _check_unread(model, stack, min(set(range(depth)) - set(keep), default=depth))
     layers = nn.ModuleList(stack.layers[i] for i in keep)
     model.set_submodule(stack.path, layers, strict=True)
     for i, layer in enumerate(layers):  # attention finds its key-value cache by this number
@@ -126,10 +140,26 @@ def _check_rebuilt(model: nn.Module, stack: "Stack", layers: nn.ModuleList) -> N
             if theirs.get(name, shape) != shape and not name.startswith(f"{stack.path}."):
                 error = error or f"built from it, {name} has another shape"
     if error:
-        raise ValueError(
-            f"the configuration of {type(model).__name__} cannot say which layers of the "
-            f"{stack.name} are dropped: {error}; valid are other layers, or a method that shares"
-        )
+        raise ValueError(_refuse(model, stack, error))
+
+
+def _check_unread(model: nn.Module, stack: "Stack", first: int) -> None:
+    """Check that nothing outside reads layers by numbers that dropping from one on would move."""
+    for config, name in product(find_configs(model, stack.path), READERS):
+        numbers = getattr(config, name, None)
+        numbers = numbers if isinstance(numbers, list | tuple) else [numbers]
+        of_others = name.startswith("vision") and "vision" not in stack.path
+        if any(isinstance(n, int) and n >= first for n in numbers) and not of_others:
+            raise ValueError(
+                _refuse(model, stack, f"{name} reads them by their numbers, {numbers}")
+            )
+
+
+def _refuse(model: nn.Module, stack: "Stack", reason: str) -> str:
+    return (
+        f"the configuration of {type(model).__name__} cannot say which layers of the {stack.name} "
+        f"are dropped: {reason}; valid are other layers, or a method that shares"
+    )
 
 
 def _find_difference(a: nn.Module, b: nn.Module) -> str | None:

@@ -1,8 +1,8 @@
 """Where the feed-forward (FF) sublayers of any transformer are (paper, Section 3.1).
 
-Only this file, `feedforward`, `selfattention` and `structure` know architectures, and by shape, not
-by name. So a new model of the usual kind needs no entry anywhere; any other is refused with the
-reason.
+Only this file, `feedforward`, `attention.sublayers` and `structure` know architectures, and by
+shape, not by name. So a new model of the usual kind needs no entry anywhere; any other is refused
+with the reason.
 """
 
 import re
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from ffmerge.attention.sublayers import SelfAttention, find_attention
 from ffmerge.feedforward import EXPERTS, NESTED, REASONS, FeedForward, find_sublayer
 from ffmerge.projections import PROJECTIONS, find_projections, is_attention
-from ffmerge.selfattention import SelfAttention, find_attention
 from ffmerge.structure import find_configs, set_layers, set_widths
 from ffmerge.weights import Weights
 

@@ -3,7 +3,7 @@
 from torch import nn
 
 from ffmerge.activations import collect_heads
-from ffmerge.attention import align_attention, merge_attention
+from ffmerge.attention.merging import align_attention, merge_attention
 from ffmerge.merging import list_window_plans
 from ffmerge.methods import Evidence
 from ffmerge.patches import Patch, Plan

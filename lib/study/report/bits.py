@@ -3,7 +3,7 @@
 import pandas as pd
 
 from study.config import Params
-from study.report.results import find_reference, read_metric, select_metric
+from study.report.results import find_reference, print_spread, read_metric, select_metric
 from study.report.style import find_look
 
 BITS = {"float32": "32 bits", "int8": "8 bits", "nf4": "4 bits"}
@@ -39,14 +39,8 @@ def table_bits(results: pd.DataFrame, params: Params, models: list[str]) -> pd.D
             for precision, words in BITS.items():
                 part = found[found.precision == precision]
                 kept = metric.retained(part.value, reference.untuned)
-                row[f"{words}: kept (%)"] = _print_spread(kept)
+                row[f"{words}: kept (%)"] = print_spread(kept)
                 size = f"{100 * part.bytes.mean() / full:.1f}" if len(part) else "–"
                 row[f"{words}: bytes (%)"] = size
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _print_spread(values: pd.Series) -> str:
-    if values.empty:
-        return "–"
-    return f"{values.mean():.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")

@@ -75,6 +75,11 @@ BEYOND = (
     "share of their neurons: private ones, or merged ones that both run. λ is a share of the mean "
     "diagonal. Where At names no ratio, a third of the FF sublayers is shared or removed."
 )
+ATTENTION = (
+    "Test split; parameters and quality in percent of the uncompressed model's (± standard "
+    "deviation over seeds; attention was tuned with one). Models whose projections cannot be "
+    "shared one by one are not here."
+)
 BITS = (
     "Test split. Quality in percent of the uncompressed model's in 32 bits, mean ± standard "
     "deviation over seeds; bytes in percent of its bytes, with every scale. 8 bits: LLM.int8(); "

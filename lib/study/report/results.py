@@ -232,6 +232,13 @@ def shorten_kind(kind: str) -> str:
     return (others | {"FF and attention sublayers": "FFs + attentions"}).get(kind, "FFs")
 
 
+def print_spread(kept: pd.Series) -> str:
+    """Percentages of all seeds in words: their mean, ± standard deviation; a dash for none."""
+    if kept.empty:
+        return "–"
+    return f"{kept.mean():.1f}" + (f" ± {kept.std():.1f}" if len(kept) > 1 else "")
+
+
 def _list_names(model: str, params: Params) -> list[str]:
     return list(dict.fromkeys(("base", *params.variants_of(model))))
 

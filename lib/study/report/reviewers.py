@@ -189,7 +189,8 @@ DOUBTS = (
         "and {kept[attention_ff, third, tuned]} with {stored[attention_ff, third]}, the FF "
         "sublayers alone {kept[permute, third, untuned]} and {kept[permute, third, tuned]} with "
         "{stored[permute, third]}.",
-        f"{CLAIMS}; Figures 5 and 6 on the [page](README.md); {ATTENTION}",
+        f"{CLAIMS}; [attention](attention.md); Figures 5 and 6 on the [page](README.md); "
+        f"{ATTENTION}",
     ),
     Doubt(
         "1",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ffmerge.activations import Features
 from ffmerge.alignment import correlate, solve_assignment
+from ffmerge.attention.heads import HeadOrder, average_values, permute_heads
 from ffmerge.groups import Group
-from ffmerge.heads import HeadOrder, average_values, permute_heads
 from ffmerge.patches import Plan, check_plan
 from ffmerge.sublayers import find_stacks
 

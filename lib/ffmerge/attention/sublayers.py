@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ffmerge.heads import HeadWeights
+from ffmerge.attention.heads import HeadWeights
 from ffmerge.projections import find_projections, find_shape, is_attention
 
 VALUES = ("v_proj", "value", "v_lin", "v")  # how architectures call W_v

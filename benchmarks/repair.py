@@ -1,0 +1,76 @@
+"""Does least squares repair a real model's merge? At the windows that did best without it.
+
+    python benchmarks/repair.py smollm2 --windows 3
+
+Of the windows of a third, those that permute kept most of on validation data; each is refit, and
+the best of these scored on the test split and on the readings. All windows, as notebook 4 tries
+them, take hours on such a model. results/benchmarks/repair.csv has a row for each score.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from ffmerge.checkpoints import load
+from ffmerge.methods import refit
+from ffmerge.patches import apply_patch
+from study.config import find_root, load_params
+from study.evidence import load_evidence
+from study.tasks import Score, load_task, make_batches, score_readings, score_test
+from study.upkeep import update_table
+
+RATIO = "third"
+
+
+def main() -> None:
+    """Refit, score, print, write: a window at a time."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", help="a name in params.yaml")
+    parser.add_argument("--windows", type=int, default=3)
+    args = parser.parse_args()
+    path = find_root() / "results/benchmarks/repair.csv"
+    for rows in measure(args.model, args.windows):
+        print(rows.to_string(index=False))
+        update_table(path, rows, ["model", "layers", "method", "split", "metric"], digits=6)
+
+
+def measure(model: str, windows: int) -> Iterator[pd.DataFrame]:
+    """Validation scores of one window after the other; then the test scores of the best."""
+    root, params = find_root(), load_params()
+    entry, task = params.model(model), load_task(model, params, root)
+    torch.set_num_threads(params.threads)
+    base = load(root / f"models/{model}/base", attn_implementation=entry.attention)
+    validation = list(make_batches(task, "validation", entry.batch_size, entry.validation_examples))
+    evidence = load_evidence(model, "refit", task, entry.batch_size)
+    plans = {str(plan): plan for plan in refit.list_plans(base, entry.removed[RATIO], evidence)}
+    tried = pd.concat(
+        pd.read_csv(root / f"results/models/{model}/windows/{method}.csv")
+        for method in ("vanilla", "permute")
+    )
+    tried = tried[(tried.ratio == RATIO) & tried.layers.isin(plans)]
+    sign = -1 if task.metric.higher_is_better else 1
+    order = tried[tried.method == "permute"].sort_values("value", key=lambda v: sign * v)
+    found = {}
+    for layers in tqdm(order.layers[:windows], unit="window"):
+        small = apply_patch(base, refit.make(base, plans[layers], evidence))
+        found[layers] = task.evaluate(small, validation)
+        known = tried[tried.layers == layers][["layers", "method", "metric", "value"]]
+        row = write_row(layers, found[layers])
+        yield pd.concat([known, pd.DataFrame([row])]).assign(model=model, split="validation")
+    best = min(found, key=lambda layers: sign * found[layers].value)
+    small = apply_patch(base, refit.make(base, plans[best], evidence))
+    scores = [score_test(task, entry, small), *score_readings(model, params, root, small)]
+    yield pd.DataFrame([write_row(best, s) for s in scores]).assign(model=model, split="test")
+
+
+def write_row(layers: str, score: Score) -> dict:
+    """One row: the window, the method, what was measured."""
+    row = {"layers": layers, "method": "refit"}
+    return row | {"metric": score.metric.name, "value": score.value}
+
+
+if __name__ == "__main__":
+    main()
