@@ -3,7 +3,18 @@
 import pytest
 import torch
 from families import logits, make_batch, make_model
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft import (
+    AutoPeftModelForCausalLM,
+    BOFTConfig,
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftModel,
+    VeraConfig,
+    get_peft_model,
+)
 from torch import nn
 
 from ffmerge.adapters.adding import add_adapters, untie_adapters
@@ -216,6 +227,27 @@ def test_sublayers_with_adapters_of_another_kind_are_refused():
     settings = VeraConfig(r=2, target_modules=["down_proj"], init_weights=False)
     with pytest.raises(ValueError, match="has adapters on its projections"):
         merge(get_peft_model(make_model("llama"), settings), {"decoder": "1-3"}, method="vanilla")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        IA3Config(target_modules=FF, feedforward_modules=FF),
+        LoHaConfig(target_modules=FF),
+        LoKrConfig(target_modules=FF),
+        OFTConfig(target_modules=FF, oft_block_size=4),
+        BOFTConfig(target_modules=FF, boft_block_size=4),
+        VeraConfig(target_modules=["down_proj"], r=2),
+        LoraConfig(target_modules="all-linear"),
+        LoraConfig(target_modules=FF, use_dora=True),
+    ],
+    ids=lambda kind: type(kind).__name__,
+)
+def test_adapters_of_any_kind_would_not_reach_every_layer(kind, small):
+    before = logits(small, BATCH)
+    with pytest.raises(ValueError, match=r"valid is ffmerge\.add_adapters"):
+        get_peft_model(small, kind)
+    assert torch.equal(logits(small, BATCH), before)
 
 
 @pytest.mark.parametrize(("per", "other"), [("layer", "sublayer"), ("sublayer", "layer")])

@@ -239,6 +239,14 @@ def test_weights_that_cannot_be_written_to_are_refused_before_anything_runs(chan
         ffmerge.compress(model, "drop", 1, evaluate=lambda small: next(never))
 
 
+def test_weights_that_accelerate_keeps_elsewhere_are_refused():
+    from accelerate import cpu_offload
+
+    model = cpu_offload(make_model("llama"), torch.device("cpu"))
+    with pytest.raises(ValueError, match="offloaded or spread over devices"):
+        ffmerge.merge(model, {"decoder": "1-2"}, method="vanilla")
+
+
 def test_a_masked_bias_is_refused():
     model = make_model("gpt2")
     prune.random_unstructured(pick(model), "bias", amount=0.5)

@@ -8,6 +8,7 @@ import torch
 import transformers
 from families import MAKERS, logits, make_batch, make_model
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from ffmerge.checkpoints import find_shared_modules, load, save, shared_keys, size_on_disk
@@ -169,6 +170,26 @@ def test_large_models_are_written_in_shards(tmp_path):
     assert torch.equal(logits(again, make_batch("marian")), logits(small, make_batch("marian")))
     save(small, folder)  # in one file again
     assert len(list(folder.glob("model*"))) == 1
+
+
+@pytest.mark.parametrize("kind", ["a shard gone", "a stray file", "no index", "torn index"])
+def test_damaged_shards_are_refused_in_one_sentence(kind, tmp_path):
+    _, small = merged("marian")
+    folder = save(small, tmp_path / "small", max_shard_size="20KB")
+    index, first = folder / "model.safetensors.index.json", min(folder.glob("*.safetensors"))
+    if kind == "a shard gone":
+        first.unlink()
+    elif kind == "a stray file":
+        save_file({"a": torch.ones(2)}, folder / "model-00099-of-00099.safetensors")
+    elif kind == "no index":
+        index.unlink()
+    else:
+        index.write_text(index.read_text()[:-9])
+    with pytest.raises((ValueError, OSError)) as error:
+        load(folder)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+    if kind == "a shard gone":
+        assert str(error.value) == f"{folder} lacks {first.name}; valid are all files as saved"
 
 
 def test_code_that_comes_with_a_checkpoint_is_never_run(tmp_path):

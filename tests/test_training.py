@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from accelerate import Accelerator
-from families import MAKERS, VOCABULARY, logits, make_batch, make_model
+from families import MAKERS, VOCABULARY, logits, make_batch, make_labelled, make_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, Trainer, TrainingArguments
 
@@ -22,9 +22,9 @@ def small():
     return merge(make_model("llama"), {"decoder": "1-3"}, method="vanilla")
 
 
-def train(model, folder, resume=None, **options):
+def train(model, folder, resume=None, data=None, **options):
     ids = torch.randint(2, VOCABULARY, (16, 10), generator=torch.Generator().manual_seed(0))
-    data = [{"input_ids": row, "labels": row} for row in ids]
+    data = data or [{"input_ids": row, "labels": row} for row in ids]
     arguments = {
         "max_steps": 4,
         "save_steps": 2,
@@ -61,6 +61,22 @@ def test_trainer_saves_once_loads_its_best_and_resumes(small, tmp_path):
     assert find_shared_modules(resumed) == groups and equal(resumed, whole)
     trainer.save_model(tmp_path / "saved")
     assert equal(load(tmp_path / "saved"), trainer.model)
+
+
+@pytest.mark.parametrize("family", ["vit", "marian"])
+def test_trainer_loads_its_best_and_resumes_other_kinds_of_models(family, tmp_path):
+    def make_small():
+        model = make_model(family)
+        return merge(model, dict.fromkeys(find_stacks(model), "1-3"), method="vanilla")
+
+    batch = make_labelled(family, n=16)
+    data = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+    options = {"data": data, "load_best_model_at_end": True}
+    trainer = train(make_small(), tmp_path / "t", **options)
+    assert equal(load(trainer.state.best_model_checkpoint), trainer.model)
+    resumed = train(make_small(), tmp_path / "t", tmp_path / "t" / "checkpoint-2", **options).model
+    assert equal(resumed, trainer.model)
+    assert find_shared_modules(resumed) == find_shared_modules(make_small())
 
 
 def test_trainer_with_gradient_checkpointing(small, tmp_path):

@@ -214,9 +214,15 @@ def _list_names(folder: Path) -> list[str]:
     """The names in the weight files of a folder.
 
     Raises:
-        ValueError: one of them is damaged.
+        ValueError: one of them is damaged, or not there.
     """
-    names = []
+    index, names = folder / "model.safetensors.index.json", []
+    try:
+        listed = set(read_json(index)["weight_map"].values()) if index.exists() else set()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{index} is damaged; valid is the file as saved") from error
+    if lacking := sorted(name for name in listed if not (folder / name).exists()):
+        raise ValueError(f"{folder} lacks {lacking[0]}; valid are all files as saved")
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, "pt") as opened:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from ffmerge.saving.wrapping import describe_config, list_ways
 from ffmerge.structure import is_told
@@ -110,6 +111,7 @@ def _drop_repeated(model: nn.Module, state: dict, prefix: str, metadata: dict) -
 
 
 def _repeat(model: nn.Module, state: dict, prefix: str, *unused) -> None:
+    _rename(model, state, prefix)
     for name, first in shared_keys(model).items():
         own, held = state.get(prefix + first), state.get(prefix + name)
         if own is not None and (held is None or held.numel() == 0):
@@ -205,3 +207,19 @@ class _Place(nn.Module):
 
 def _describe(module: nn.Module) -> tuple:
     return type(module), *(parameter.shape for parameter in module.parameters(recurse=False))
+
+
+def _rename(model: nn.Module, state: dict, prefix: str) -> None:
+    """Take the names of older versions, under which transformers still writes ViT, for today's.
+
+    `from_pretrained` does; Trainer, which resumes and loads the best state without, only warns.
+    """
+    held = {prefix + name for name, _ in model.named_parameters(remove_duplicate=False)}
+    strange = [name for name in state if name.startswith(prefix) and name not in held]
+    ways = get_model_conversion_mapping(model) if strange else ()
+    for old in strange:
+        new = old.removeprefix(prefix)
+        for way in ways:
+            new, _ = way.rename_source_key(new)
+        if prefix + new in held:
+            state[prefix + new] = state.pop(old)
