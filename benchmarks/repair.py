@@ -58,18 +58,18 @@ def measure(model: str, windows: int) -> Iterator[pd.DataFrame]:
         small = apply_patch(base, refit.make(base, plans[layers], evidence))
         found[layers] = task.evaluate(small, validation)
         known = tried[tried.layers == layers][["layers", "method", "metric", "value"]]
-        row = write_row(layers, found[layers])
-        yield pd.concat([known, pd.DataFrame([row])]).assign(model=model, split="validation")
+        rows = pd.concat([known, tabulate(layers, [found[layers]])])
+        yield rows[rows.metric == task.metric.name].assign(model=model, split="validation")
     best = min(found, key=lambda layers: sign * found[layers].value)
     small = apply_patch(base, refit.make(base, plans[best], evidence))
     scores = [score_test(task, entry, small), *score_readings(model, params, root, small)]
-    yield pd.DataFrame([write_row(best, s) for s in scores]).assign(model=model, split="test")
+    yield tabulate(best, scores).assign(model=model, split="test")
 
 
-def write_row(layers: str, score: Score) -> dict:
-    """One row: the window, the method, what was measured."""
-    row = {"layers": layers, "method": "refit"}
-    return row | {"metric": score.metric.name, "value": score.value}
+def tabulate(layers: str, scores: list[Score]) -> pd.DataFrame:
+    """A row for every metric: the window, the method, what was measured."""
+    rows = [(m.name, value) for score in scores for m, value in score.values.items()]
+    return pd.DataFrame(rows, columns=["metric", "value"]).assign(layers=layers, method="refit")
 
 
 if __name__ == "__main__":

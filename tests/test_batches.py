@@ -116,8 +116,35 @@ def test_a_mask_of_another_layout_is_refused_unless_nothing_is_padding():
     batch = {"input_values": torch.randn(3, 400), "attention_mask": mask}
     assert count(model, batch) == {"encoder": 3 * 24}
     mask[1:, 200:] = 0
-    with pytest.raises(ValueError, match=r"mask of the encoder has shape \(3, 400\) and 72 pos"):
+    with pytest.raises(
+        ValueError, match=r"mask of the encoder has shape \(3, 400\) and \(3, 24\) pos"
+    ):
         count(model, batch)
+
+
+def test_the_mask_follows_models_that_put_the_length_first():
+    sizes = {"d_model": 16, "n_layer": LAYERS, "n_head": 2, "d_inner": 24, "vocab_size": 99}
+    model = transformers.XLNetModel(transformers.XLNetConfig(**sizes)).eval()
+    features = ffmerge.collect_features(model, [BATCH], tokens=10)
+    (name,) = features
+    seen = []
+    handle = model.layer[1].ff.layer_1.register_forward_hook(lambda m, x, out: seen.append(out))
+    with torch.no_grad():
+        model(**BATCH)
+    handle.remove()
+    rows = seen[0].transpose(0, 1)[MASK.bool()]  # (n_tokens, d_ff)
+    assert len(rows) == REAL and torch.equal(features[name][1].sort(0)[0], rows.sort(0)[0])
+
+
+def test_padding_that_a_model_adds_by_itself_is_no_token():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": LAYERS}
+    sizes |= {"num_attention_heads": 2, "vocab_size": 99, "attention_window": 8}
+    model = transformers.LongformerModel(transformers.LongformerConfig(**sizes))
+    even = IDS[:, :8].clamp(min=2)
+    assert count(model, {"input_ids": even}) == {"encoder": even.numel()}
+    for batch in ({"input_ids": IDS}, {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}):
+        with pytest.raises(ValueError, match="adds no padding of its own"):
+            count(model, batch)
 
 
 def test_activations_in_place_leave_the_features_alone():

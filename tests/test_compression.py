@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import transformers
 from families import logits, make_batch, make_model, spread_cases
 
 import ffmerge
 from ffmerge.methods import find_method
+from ffmerge.patches import Plan, apply_plan
 from ffmerge.sublayers import find_stacks
 
 
@@ -95,3 +97,48 @@ def test_merging_with_least_squares_takes_calibration_too():
     plain = ffmerge.merge(model, groups, features)
     assert ffmerge.count_parameters(small) == ffmerge.count_parameters(plain)
     assert not torch.equal(logits(small, batches[0]), logits(plain, batches[0]))
+
+
+@pytest.mark.parametrize("method", ["neurons_magnitude", "neurons_obs_budget", "copy", "permute"])
+def test_sublayers_of_several_widths_are_refused_before_anything_runs(method):
+    uneven = apply_plan(make_model("gpt2"), Plan(neurons={"decoder": (24, 12, 24, 24)}))
+    never = iter(lambda: pytest.fail("a batch was asked for"), None)
+    with pytest.raises(ValueError, match=r"d_ff \[12, 24\]; valid is one width in a stack"):
+        ffmerge.compress(uneven, method, 1, never)
+
+
+def test_what_is_pruned_and_then_merged_loads_as_it_was_saved(tmp_path):
+    """DistilBERT's configuration has no d_ff that pruning could change."""
+    sizes = {"dim": 16, "hidden_dim": 24, "n_layers": 4, "n_heads": 2, "vocab_size": 99}
+    model = transformers.DistilBertForMaskedLM(transformers.DistilBertConfig(**sizes)).eval()
+    pruned = ffmerge.compress(model, "neurons_magnitude", 1)
+    small = ffmerge.merge(pruned, {"encoder": "1-2"}, method="vanilla")
+    for again in (small, ffmerge.load(ffmerge.save(small, tmp_path / "once"))):
+        loaded = ffmerge.load(ffmerge.save(again, tmp_path / "twice"))
+        batch = {"input_ids": make_batch("llama")["input_ids"]}
+        assert torch.equal(logits(loaded, batch), logits(small, batch))
+
+
+@pytest.mark.parametrize("method", ["neurons_magnitude", "vanilla"])
+def test_what_is_frozen_stays_frozen(method):
+    model = make_model("gpt2").requires_grad_(False)
+    small = ffmerge.compress(model, method, 1, evaluate=lambda small: 0.0)
+    assert not any(p.requires_grad for p in small.parameters())
+
+
+def test_weights_that_are_not_finite_are_not_merged():
+    model = make_model("gpt2")
+    with torch.no_grad():
+        find_stacks(model)["decoder"].sublayers[1].module("W_in").weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        ffmerge.merge(model, {"decoder": "1-2"}, method="vanilla")
+
+
+def test_a_class_of_ones_own_is_not_saved_as_one_of_transformers(tmp_path):
+    class Mine(transformers.GPT2LMHeadModel):
+        pass
+
+    mine = Mine(make_model("gpt2").config)
+    with pytest.raises(ValueError, match="Mine is of a class that its configuration would not"):
+        ffmerge.save(mine, tmp_path / "mine")
+    assert not list(tmp_path.iterdir())

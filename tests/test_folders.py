@@ -89,6 +89,12 @@ def test_no_path_leads_up(way, small, tmp_path, inside):
     refuse(small, tmp_path / "project" / way, tmp_path, r"leads through '\.\.'")
 
 
+def test_no_folder_is_named_as_what_a_shell_would_expand(small, tmp_path, inside):
+    inside(tmp_path)
+    refuse(small, "~/small", tmp_path, r"leads through '~'")
+    assert not list(tmp_path.iterdir())
+
+
 def test_links_and_files_are_refused(small, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")

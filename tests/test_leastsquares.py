@@ -1,13 +1,24 @@
 """What neurons are worth, what W_out can make up for, and which sublayers should share."""
 
+import copy
 from functools import cache
 from itertools import combinations, pairwise, product
 
 import pytest
 import torch
-from families import LAYERS, MAKERS, make_batch, make_evidence, make_labelled, make_model
+from families import (
+    LAYERS,
+    MAKERS,
+    VOCABULARY,
+    make_batch,
+    make_evidence,
+    make_labelled,
+    make_model,
+)
+from transformers import OPTConfig, OPTForCausalLM
 
 from ffmerge.activations import observe
+from ffmerge.compression import compress
 from ffmerge.groups import Group
 from ffmerge.importance import (
     find_order,
@@ -254,6 +265,22 @@ def test_least_squares_are_the_same_from_disk_and_from_a_second_run(family, monk
         assert (read.observe is observe) == (budget == 0)
         found.append(refit_groups(model, plan, {}, calibration, read=read).tensors)
     assert all(torch.equal(found[1][name], tensor) for name, tensor in found[0].items())
+
+
+def test_taylor_and_regression_do_not_lose_themselves_in_half_precision():
+    model, batch = make_model("gpt2"), make_labelled("gpt2")
+    half = copy.deepcopy(model).half()
+    scores = (score_gradients(each, [batch], tokens=1)["decoder"][1] for each in (model, half))
+    assert torch.equal(*(score.topk(8).indices.sort().values for score in scores))
+    small = compress(half, "groups_local", 1, [batch] * 20)
+    assert all(p.dtype == torch.float16 and p.isfinite().all() for p in small.parameters())
+
+
+def test_taylor_reads_sublayers_that_flatten_their_tokens():
+    sizes = {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = OPTConfig(**sizes, vocab_size=VOCABULARY, word_embed_proj_dim=16)
+    scores = score_gradients(OPTForCausalLM(config), [make_labelled("gpt2")], tokens=1)
+    assert all(score.shape == (24,) and score.any() for score in scores["decoder"])
 
 
 @FAMILIES

@@ -78,6 +78,10 @@ def test_options_that_would_do_nothing_are_refused(tmp_path, capsys):
     model, text = save_stranger("gpt2", tmp_path / "base"), write_text(tmp_path / "notes.txt")
     out = tmp_path / "small"
     assert "--data is ''" in fail(capsys, model, out, "--data", "")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("words " * 9)
+    twice = ("--data", tmp_path / "notes", "--data", tmp_path / "notes" / "a.txt")
+    assert "both hold" in fail(capsys, model, out, *twice)
     told = fail(capsys, model, out, "--data", text, "--target", "en")
     assert "--target is 'en', and this model never reads one text and writes another" in told
     with pytest.raises(SystemExit):

@@ -142,6 +142,9 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 1 after an error. A command that is not understood exits with 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a pipe may know neither → nor −
     given = vars(build_parser().parse_args(arguments))
     command = given.pop("command")
     try:

@@ -227,6 +227,7 @@ def observe(
     if type(tokens) is not int or tokens < 1:
         raise ValueError(f"tokens is {tokens!r}; valid is a whole number from 1")
     stacks, (_, batches) = find_stacks(model), peek(batches)
+    ran = False
     running: list[tuple[str, int]] = []  # the layer whose forward is under way
     masks: dict[str, Tensor | None] = {}
     seen = dict.fromkeys(stacks, 0)  # tokens, at the first place of each stack's first layer
@@ -259,6 +260,7 @@ def observe(
         first = next(iter(stacks))
         with tqdm(total=tokens, desc="tokens", unit="token") as bar:
             for batch in batches:
+                ran = True
                 check_batch(batch)
                 masks.update(token_masks(model, batch))
                 run_batch(model, batch)
@@ -276,7 +278,7 @@ def observe(
             handle.remove()
     for name, n in seen.items():
         if n < 2:
-            compiled = "" if n else ", and layers that are not compiled one by one"
+            compiled = "" if n or not ran else ", and layers that are not compiled one by one"
             raise ValueError(
                 f"batches hold {n} tokens for the {name}; valid are two or more{compiled}"
             )
@@ -286,16 +288,23 @@ def _take_tokens(x: Tensor, mask: Tensor | None, stack: str) -> Tensor:
     """The rows that are tokens: (n_tokens, width), a copy; in-place activations write over x.
 
     Args:
-        x: (batch, length, width), or other dimensions before the last one.
+        x: (batch, length, width), or other dimensions before the last one; (length, batch, width)
+            in some, of which a batch that is as long as large tells nothing.
         mask: (batch, length) bool.
         stack: for the message.
     """
-    flat = x.flatten(0, -2)  # (batch × length, width)
-    if mask is None or bool(mask.all()):
+    flat, shape = x.flatten(0, -2), tuple(x.shape[:-1])  # (batch × length, width)
+    if mask is None:
         return flat.clone()
-    if mask.numel() != len(flat):
+    if shape == tuple(mask.shape[::-1]) != tuple(mask.shape):  # XLNet
+        mask = mask.T
+    fits = mask.numel() == len(flat) and (len(shape) != 2 or shape == tuple(mask.shape))
+    if mask.all() and (fits or len(flat) < mask.numel()):  # fewer: several tokens are one position
+        return flat.clone()
+    if not fits:
         raise ValueError(
-            f"the mask of the {stack} has shape {tuple(mask.shape)} and {len(flat)} positions pass "
-            "through it; valid is one entry for each position, or batches without padding"
+            f"the mask of the {stack} has shape {tuple(mask.shape)} and {shape} positions pass "
+            "through it; valid is one entry for each position, such as of lengths to which a model "
+            "with windows or blocks adds no padding of its own"
         )
     return flat[mask.flatten()]

@@ -75,6 +75,25 @@ def check_unshared(stacks: Mapping[str, Stack]) -> None:
                 )
 
 
+def check_even(stacks: Mapping[str, Stack], removes: str) -> None:
+    """Check that FF sublayers are of one width, where a method counts in them.
+
+    Args:
+        stacks: of the model.
+        removes: what the method counts.
+
+    Raises:
+        ValueError: several widths, such as one budget for all layers leaves.
+    """
+    for name, stack in stacks.items() if removes == "FF sublayers" else ():
+        widths = sorted({ff.d_ff for ff in stack.sublayers})
+        if len(widths) > 1:
+            raise ValueError(
+                f"the FF sublayers of the {name} have d_ff {widths}; valid is one width in a "
+                "stack, as the uncompressed model has"
+            )
+
+
 def check_structure(
     model: nn.Module,
     small: nn.Module,
@@ -131,8 +150,14 @@ def check_arrival(small: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
     Raises:
         RuntimeError: it holds something else.
+        ValueError: numbers that are not finite.
     """
     for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"{name} of {type(small).__name__} came out with numbers that are not finite; "
+                "valid are finite weights, in float32 where half precision cannot hold the rest"
+            )
         held = small.get_parameter(name)
         if not torch.allclose(held, tensor.to(held), rtol=0, atol=0, equal_nan=True):
             raise RuntimeError(

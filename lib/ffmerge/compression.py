@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ffmerge.activations import Batch, collect_features
 from ffmerge.alignment import align
 from ffmerge.catalogue import describe_method, list_methods
+from ffmerge.checks import check_even
 from ffmerge.groups import Anchor, Group, find_anchor, parse_layers
 from ffmerge.methods import Evidence, find_method
 from ffmerge.pairs import LazyPairs, Pairs, pair_name
@@ -96,6 +97,7 @@ def compress(
     """
     found, model = find_method(method), unwrap(model)
     check_plan(model, Plan())  # before anything is computed
+    check_even(find_stacks(model), found.REMOVES)
     permutations, given = None, _give(calibration, method, ("calibration", "permutations"))
     if "permutations" in found.NEEDS:
         permutations = LazyPairs(collect_features(model, given(), tokens))

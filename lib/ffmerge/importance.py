@@ -168,11 +168,13 @@ def score_gradients(model: nn.Module, batches: Iterable[Batch], tokens: int) -> 
                 loss = run_batch(model, batch).loss
                 if loss is None:
                     raise ValueError("batches have no labels; valid are batches with a loss")
+                n = len(next(value for value in batch.values() if isinstance(value, Tensor)))
                 slopes = torch.autograd.grad(loss, list(caught.values()))
                 for (key, h), slope in zip(caught.items(), slopes, strict=True):
-                    # h: (batch, length, d_ff)
-                    effect = (h * slope).detach().flatten(1, -2).sum(1).square().sum(0).cpu()
-                    sums[key] = sums.get(key, 0) + effect.double() * len(h) ** 2  # of a mean loss
+                    effect = (h.float() * slope.float()).detach()
+                    effect = effect.reshape(n, -1, h.shape[-1])  # (batch, length, d_ff)
+                    effect = effect.sum(1).square().sum(0).cpu()
+                    sums[key] = sums.get(key, 0) + effect.double() * n**2  # of a mean loss
                 seen += caught[first].flatten(0, -2).shape[0]
                 bar.update(seen - bar.n)
                 if seen >= tokens:
@@ -182,4 +184,6 @@ def score_gradients(model: nn.Module, batches: Iterable[Batch], tokens: int) -> 
             handle.remove()
     if not seen:
         raise ValueError("batches hold no tokens; valid are batches with a loss")
+    if not any(scores.any() for scores in sums.values()):
+        raise ValueError("gradients of the loss are all 0; valid are float32 or bfloat16 weights")
     return {name: [sums[name, i] for i in range(len(s))] for name, s in stacks.items()}

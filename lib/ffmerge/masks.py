@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ffmerge.sublayers import find_stacks, reads_tokens, unwrap
@@ -47,7 +48,9 @@ def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:
     Raises:
         ValueError: a mask of another layout, or nothing that tells the decoder's padding.
     """
-    mask = _read_mask(batch, "attention_mask")
+    mask, ids = _read_mask(batch, "attention_mask"), batch.get("input_ids")
+    if mask is None and ids is not None:
+        mask = torch.ones_like(ids, dtype=torch.bool)
     stacks = find_stacks(model)
     config = getattr(unwrap(model), "config", None)
     if getattr(config, "is_encoder_decoder", False):

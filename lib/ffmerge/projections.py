@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 PROJECTIONS = (nn.Linear, Conv1D)
@@ -43,9 +43,9 @@ def narrow_inputs(module: nn.Module, n: int) -> nn.Module:
     """A projection of the same kind that reads only the first n inputs; its parameters are new."""
     narrow = _copy_shell(module)
     axis = int(not isinstance(module, Conv1D))
-    narrow.weight = nn.Parameter(module.weight.narrow(axis, 0, n).clone())
+    narrow.weight = _renew(module.weight, module.weight.narrow(axis, 0, n))
     if module.bias is not None:
-        narrow.bias = nn.Parameter(module.bias.clone())
+        narrow.bias = _renew(module.bias, module.bias)
     if isinstance(module, nn.Linear):
         narrow.in_features = n
     return narrow
@@ -64,14 +64,19 @@ def narrow_outputs(module: nn.Module, n: int, parts: int = 1) -> nn.Module:
         return tensor.unflatten(axis, (parts, -1)).narrow(axis + 1, 0, n).flatten(axis, axis + 1)
 
     narrow = _copy_shell(module)
-    narrow.weight = nn.Parameter(cut(module.weight, int(isinstance(module, Conv1D))).clone())
+    narrow.weight = _renew(module.weight, cut(module.weight, int(isinstance(module, Conv1D))))
     if module.bias is not None:
-        narrow.bias = nn.Parameter(cut(module.bias, 0).clone())
+        narrow.bias = _renew(module.bias, cut(module.bias, 0))
     if isinstance(module, nn.Linear):
         narrow.out_features = parts * n
     else:
         narrow.nf = parts * n
     return narrow
+
+
+def _renew(old: nn.Parameter, part: Tensor) -> nn.Parameter:
+    """A parameter of its own, frozen if the old one is."""
+    return nn.Parameter(part.detach().clone(), requires_grad=old.requires_grad)
 
 
 def _copy_shell(module: nn.Module) -> nn.Module:

@@ -71,7 +71,9 @@ def _fit(
     steps: int,
     learning_rate: float,
 ) -> Weights:
-    values = {k: w.clone().requires_grad_() for k, w in vars(shared).items() if w is not None}
+    held = {key: w for key, w in vars(shared).items() if w is not None}
+    # in float32: Adam's ε is 0 in float16
+    values = {key: w.float().clone().requires_grad_() for key, w in held.items()}
     spread = [(y - y.mean(0)).square().sum(1).mean() for y in targets]
     optimizer = torch.optim.Adam(values.values(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
@@ -86,4 +88,4 @@ def _fit(
         loss.backward()
         optimizer.step()
         schedule.step()
-    return Weights(**{key: value.detach() for key, value in values.items()})
+    return Weights(**{key: value.detach().to(held[key].dtype) for key, value in values.items()})

@@ -51,7 +51,7 @@ def measure_reconstruction(small: nn.Module, base: nn.Module, batches: Iterable[
         n += len(whole)
     variance = squares - float(torch.as_tensor(sums).square().sum()) / n
     if variance <= 0:
-        raise ValueError("outputs are all the same; valid are examples that differ")
+        raise ValueError("outputs are all the same; valid are two or more examples that differ")
     return 100 * error / variance
 
 

@@ -15,9 +15,11 @@ from torch import nn
 from ffmerge.activations import Batch
 from ffmerge.catalogue import check_method
 from ffmerge.checkpoints import save, size_on_disk
+from ffmerge.checks import check_even
 from ffmerge.cli.announcing import GRADIENTS, announce_memory
 from ffmerge.cli.commands import check_out, describe_model, tell, warn
 from ffmerge.cli.opening import Opened, open_model
+from ffmerge.cli.reading import check_apart
 from ffmerge.cli.search import Found, count_removed, find_best, gather_evidence
 from ffmerge.cli.splits import Splits, read_splits
 from ffmerge.files import write_json
@@ -63,11 +65,13 @@ def compress(request: Request) -> None:
     torch.manual_seed(request.seed)
     opened = open_model(request.model)
     tell("model", f"{request.model}: {describe_model(opened.model)}")
-    check_plan(opened.model, Plan())
+    stacks = check_plan(opened.model, Plan())
+    check_even(stacks, find_method(request.method).REMOVES)
+    check_apart(request.data)
     count = count_removed(opened.model, request.method, request.remove)
     splits = _read_data(request, opened)
     metric, score = choose_score(opened)
-    try_out(opened, request.method, score, splits.check[:1])
+    try_out(opened, request.method, score, splits.check[:2])
     n_features = min(ALIGNED, splits.tokens[0])
     announce_memory(opened.model, request.method, n_features, splits.tokens[0])
 
@@ -85,6 +89,7 @@ def compress(request: Request) -> None:
     after = score(small, splits.check)
     measured = {f"{metric}, before": f"{before:.4g}", f"{metric}, after": f"{after:.4g}"}
     how = {"method": request.method, "base": request.model, "measured": measured}
+    check_out(request.out, request.model)  # nobody has written there meanwhile
     save(small.to(opened.dtype), request.out, opened.processor, **how)
     sizes = [count_parameters(model) for model in (opened.model, small)]
     scores = {"metric": metric, "before": before, "after": after, "parameters": sizes}

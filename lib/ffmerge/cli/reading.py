@@ -100,6 +100,23 @@ def find_files(source: str, suffixes: tuple[str, ...], seed: int) -> list[Path]:
     return files
 
 
+def check_apart(sources: list[str]) -> None:
+    """Check that no file is named twice: it would calibrate, and check what it calibrated.
+
+    Raises:
+        ValueError: one is.
+    """
+    seen: dict[Path, str] = {}
+    for source in sources:
+        for file in {path.resolve() for path in find_files(source, TEXTS + ROWS + IMAGES, 0)}:
+            if file in seen:
+                raise ValueError(
+                    f"--data {source!r} and {seen[file]!r} both hold {file}; valid is every file "
+                    "once: some of it checks what nothing else has seen"
+                )
+            seen[file] = source
+
+
 def has_columns(source: str) -> bool:
     """Whether what a source names has more than one text or picture to a row: JSONL, or the hub."""
     files = find_files(source, TEXTS + ROWS + IMAGES, 0)

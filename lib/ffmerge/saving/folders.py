@@ -31,8 +31,8 @@ def check_folder(folder: Path, with_processor: bool = False) -> None:
         ValueError: a path through `..`, a link, a file, or a folder that holds something else.
     """
     valid = "valid is a new or empty folder, or one that ffmerge.save has written"
-    if ".." in folder.parts:
-        raise ValueError(f"folder is {str(folder)!r}, which leads through '..'; {valid}")
+    if led := {"..", "~"} & set(folder.parts):  # what a shell expands, Python does not
+        raise ValueError(f"folder is {str(folder)!r}, which leads through {min(led)!r}; {valid}")
     if folder.is_symlink():
         raise ValueError(f"folder {folder} is a link; {valid}, by its own name")
     if not folder.exists():

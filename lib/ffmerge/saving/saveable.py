@@ -30,6 +30,8 @@ def check_saveable(model: nn.Module) -> None:
         "quantizes again": getattr(model, "hf_quantizer", None) is not None,
         "has weights on disk; valid is a model loaded into memory": "meta"
         in {p.device.type for p in model.parameters()},
+        "is of a class that its configuration would not bring back; valid is a class of "
+        "transformers, or one with a configuration of its own": _is_unknown(model),
         "has compiled parts; valid is a model compiled as a whole": "_orig_mod" in names,
         "computes weights that layers share from others, by a mask or a norm; valid are plain "
         "ones": any(map(COMPUTED.search, shared_keys(model))),
@@ -38,6 +40,12 @@ def check_saveable(model: nn.Module) -> None:
         if is_so:
             raise ValueError(f"model {kind} {told}")
     _check_parameters(model)
+
+
+def _is_unknown(model: PreTrainedModel) -> bool:
+    """Whether a class is somebody's own, and its configuration another class's of transformers."""
+    theirs = [type(part).__module__.startswith("transformers.") for part in (model, model.config)]
+    return theirs == [False, True] and not getattr(model.config, "auto_map", None)
 
 
 def _check_parameters(model: nn.Module) -> None:

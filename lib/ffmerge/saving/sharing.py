@@ -64,10 +64,14 @@ def find_untold_widths(model: nn.Module) -> dict[str, list[int]]:
     One number cannot, of uneven widths; some architectures have none, or need it for more. Only a
     model that was pruned is built anew to see.
     """
-    widths = {name: [ff.d_ff for ff in s.sublayers] for name, s in find_stacks(model).items()}
+    widths = _list_widths(model)
     is_uneven = any(len(set(of_stack)) > 1 for of_stack in widths.values())
     is_pruned = "neurons" in (getattr(model, "ffmerge_plan", None) or {})
     return widths if is_uneven or (is_pruned and not is_told(model)) else {}
+
+
+def _list_widths(model: nn.Module) -> dict[str, list[int]]:
+    return {name: [ff.d_ff for ff in stack.sublayers] for name, stack in find_stacks(model).items()}
 
 
 def remember(model: nn.Module, plan: dict | None = None) -> nn.Module:
@@ -80,6 +84,8 @@ def remember(model: nn.Module, plan: dict | None = None) -> nn.Module:
     Invariant: a model that shares nothing, of one width, is written as any other model.
     """
     if plan:
+        if "neurons" in (getattr(model, "ffmerge_plan", None) or {}):  # pruned, and then more
+            plan = {"neurons": _list_widths(model)} | plan
         model.ffmerge_plan = plan
     groups = _find_shared_in_layers(model)
     describe_config(
