@@ -7,6 +7,7 @@ import torch
 from families import (
     LAYERS,
     MAKERS,
+    VOCABULARY,
     list_cases,
     logits,
     make_batch,
@@ -15,8 +16,10 @@ from families import (
     spread_cases,
 )
 from safetensors.torch import load_file
+from transformers import OPTConfig, OPTForCausalLM, XLNetConfig, XLNetLMHeadModel
 from transformers.pytorch_utils import Conv1D
 
+from ffmerge import compression
 from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.checkpoints import load, save
 from ffmerge.costs import count_flops, count_sparse_bytes
@@ -268,3 +271,24 @@ def test_half_of_the_weights_take_half_of_their_bytes_and_a_bit_map(family, meth
     n = sum(weight.numel() for _, weight in list_projections(model))
     others = 4 * (count_parameters(model) - n)
     assert others + 2 * n + n // 8 >= count_sparse_bytes(small) > others
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("method", ["wanda", "drop_influence"])
+def test_evidence_follows_models_that_lay_out_their_tokens_in_another_way(method, padded):
+    """OPT's FFs read (batch × length, d_model), XLNet's layers (length, batch, d_model)."""
+    sizes = {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 4, "num_attention_heads": 2}
+    opt = OPTForCausalLM(OPTConfig(**sizes, vocab_size=VOCABULARY, word_embed_proj_dim=16))
+    sizes = {"d_model": 16, "n_layer": 4, "n_head": 2, "d_inner": 24, "vocab_size": VOCABULARY}
+    xlnet = XLNetLMHeadModel(XLNetConfig(**sizes))
+    batch = make_batch("llama", padded=padded)
+    hidden = batch.get("attention_mask", torch.ones_like(batch["input_ids"])) == 0
+    other = batch | {"input_ids": batch["input_ids"].masked_fill(hidden, 9)}
+    count = 50 if method == "wanda" else 1
+    for model in (opt.eval(), xlnet.eval()):
+        made = [
+            compression.compress(model, method, count, [given], tokens=10)
+            for given in (batch, other)
+        ]
+        first, second = (list(small.state_dict().values()) for small in made)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

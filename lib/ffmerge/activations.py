@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ffmerge.masks import Batch, check_batch, token_masks
+from ffmerge.masks import Batch, check_batch, take_tokens, token_masks
 from ffmerge.sublayers import Stack, find_stacks, unwrap
 
 Features = dict[str, list[Tensor]]
@@ -236,7 +236,7 @@ def observe(
     def watch(number: int, place: Place, key: tuple[str, int]) -> None:
         def see(x: Tensor) -> None:
             if running == [key]:
-                rows = _take_tokens(x.detach(), masks[key[0]], key[0]).float()
+                rows = take_tokens(x.detach(), masks[key[0]], key[0]).float()
                 if number == 0 and key[1] == 0:
                     seen[key[0]] += len(rows)
                 receive(number, *key, rows)
@@ -282,29 +282,3 @@ def observe(
             raise ValueError(
                 f"batches hold {n} tokens for the {name}; valid are two or more{compiled}"
             )
-
-
-def _take_tokens(x: Tensor, mask: Tensor | None, stack: str) -> Tensor:
-    """The rows that are tokens: (n_tokens, width), a copy; in-place activations write over x.
-
-    Args:
-        x: (batch, length, width), or other dimensions before the last one; (length, batch, width)
-            in some, of which a batch that is as long as large tells nothing.
-        mask: (batch, length) bool.
-        stack: for the message.
-    """
-    flat, shape = x.flatten(0, -2), tuple(x.shape[:-1])  # (batch × length, width)
-    if mask is None:
-        return flat.clone()
-    if shape == tuple(mask.shape[::-1]) != tuple(mask.shape):  # XLNet
-        mask = mask.T
-    fits = mask.numel() == len(flat) and (len(shape) != 2 or shape == tuple(mask.shape))
-    if mask.all() and (fits or len(flat) < mask.numel()):  # fewer: several tokens are one position
-        return flat.clone()
-    if not fits:
-        raise ValueError(
-            f"the mask of the {stack} has shape {tuple(mask.shape)} and {shape} positions pass "
-            "through it; valid is one entry for each position, such as of lengths to which a model "
-            "with windows or blocks adds no padding of its own"
-        )
-    return flat[mask.flatten()]

@@ -63,6 +63,35 @@ def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:
     return masks | {s.name: mask if reads_tokens(model, s) else None for s in others}
 
 
+def take_tokens(x: Tensor, mask: Tensor | None, stack: str) -> Tensor:
+    """The rows that are tokens: (n_tokens, width), a copy; in-place activations write over x.
+
+    Args:
+        x: (batch, length, width), or other dimensions before the last one; (length, batch, width)
+            in some, of which a batch that is as long as large tells nothing.
+        mask: (batch, length) bool.
+        stack: for the message.
+
+    Raises:
+        ValueError: a mask of another layout, or positions that are no batch's.
+    """
+    flat, shape = x.flatten(0, -2), tuple(x.shape[:-1])  # (batch × length, width)
+    if mask is None:
+        return flat.clone()
+    if shape == tuple(mask.shape[::-1]) != tuple(mask.shape):  # XLNet
+        mask = mask.T
+    fits = mask.numel() == len(flat) and (len(shape) != 2 or shape == tuple(mask.shape))
+    if mask.all() and (fits or len(flat) < mask.numel()):  # fewer: several tokens are one position
+        return flat.clone()
+    if not fits:
+        raise ValueError(
+            f"the mask of the {stack} has shape {tuple(mask.shape)} and {shape} positions pass "
+            "through it; valid is one entry for each position, such as of lengths to which a model "
+            "with windows or blocks adds no padding of its own"
+        )
+    return flat[mask.flatten()]
+
+
 def _find_decoder_mask(model: nn.Module, batch: Batch) -> Tensor | None:
     mask, labels = _read_mask(batch, "decoder_attention_mask"), batch.get("labels")
     ids = batch.get("decoder_input_ids")

@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ffmerge.activations import Batch, run_batch
 from ffmerge.alignment import to_exact
-from ffmerge.masks import check_batch, token_masks
+from ffmerge.masks import check_batch, take_tokens, token_masks
 from ffmerge.patches import Plan
 from ffmerge.sublayers import PROJECTIONS, find_stacks
 
@@ -81,10 +81,9 @@ def measure_inputs(model: nn.Module, batches: Iterable[Batch], tokens: int) -> d
     def watch(name: str, stack: str, module: nn.Module) -> None:
         def see(module: nn.Module, args: tuple) -> None:
             x = args[0].detach()  # (batch, length, n_inputs)
-            fits = [
-                m for m in (masks[stack], *masks.values()) if m is None or m.shape == x.shape[:-1]
-            ]
-            rows = x.flatten(0, -2) if fits[0] is None else x[fits[0].to(x.device)]
+            n, known = x[..., 0].numel(), (masks[stack], *masks.values())
+            fits = [mask for mask in known if mask is None or mask.numel() == n]
+            rows = take_tokens(x, fits[0] if fits else masks[stack], stack)
             sums[name] = sums.get(name, 0) + to_exact(rows).square().sum(0).cpu()
 
         handles.append(module.register_forward_pre_hook(see))

@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from ffmerge.activations import Batch, run_batch
 from ffmerge.alignment import to_exact
-from ffmerge.masks import token_masks
+from ffmerge.masks import take_tokens, token_masks
 from ffmerge.sublayers import find_stacks
 
 TOKENS = 10_000
@@ -58,7 +58,6 @@ def measure_turns(
         last = (name, len(stack))
         handles.append(layer.register_forward_hook(lambda m, args, out, key=last: keep(key, out)))
     try:
-        device = next(model.parameters()).device
         for batch in batches:
             run_batch(model, batch)
             for name, mask in token_masks(model, batch).items():
@@ -66,7 +65,7 @@ def measure_turns(
                     continue
                 for i in range(len(sums[name])):
                     cosine = cosine_similarity(streams[name, i], streams[name, i + n], dim=-1)
-                    chosen = cosine.flatten() if mask is None else cosine[mask.to(device)]
+                    chosen = take_tokens(cosine[..., None], mask, name)  # (n_tokens, 1)
                     sums[name][i] += measure(to_exact(chosen.clamp(-1, 1))).sum().cpu()
                 seen[name] += chosen.numel()
             if seen[next(iter(stacks))] >= tokens:
