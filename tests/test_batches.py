@@ -147,6 +147,14 @@ def test_padding_that_a_model_adds_by_itself_is_no_token():
             count(model, batch)
 
 
+def test_pictures_that_stand_beside_tokens_count():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": LAYERS}
+    sizes |= {"num_attention_heads": 2, "vocab_size": 99, "image_size": 16, "patch_size": 8}
+    model = transformers.ViltModel(transformers.ViltConfig(**sizes, max_image_length=-1))
+    batch = {"input_ids": IDS, "pixel_values": torch.randn(len(IDS), 3, 16, 16)}
+    assert count(model, batch) == {"encoder": ALL + 5 * len(IDS)}  # four patches and a first one
+
+
 def test_activations_in_place_leave_the_features_alone():
     model, place = make_model("vit"), []
     for layer in find_stacks(model)["encoder"].layers:

@@ -51,6 +51,13 @@ def token_masks(model: nn.Module, batch: Batch) -> dict[str, Tensor | None]:
     mask, ids = _read_mask(batch, "attention_mask"), batch.get("input_ids")
     if mask is None and ids is not None:
         mask = torch.ones_like(ids, dtype=torch.bool)
+    given = [value for value in batch.values() if isinstance(value, Tensor)]
+    if (
+        mask is not None
+        and mask.all()
+        and any(x.is_floating_point() and x.dim() > 2 for x in given)
+    ):
+        mask = None  # pictures or vectors too, which may stand beside the tokens (ViLT)
     stacks = find_stacks(model)
     config = getattr(unwrap(model), "config", None)
     if getattr(config, "is_encoder_decoder", False):
