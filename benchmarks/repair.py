@@ -53,17 +53,18 @@ def measure(model: str, windows: int) -> Iterator[pd.DataFrame]:
     tried = tried[(tried.ratio == RATIO) & tried.layers.isin(plans)]
     sign = -1 if task.metric.higher_is_better else 1
     order = tried[tried.method == "permute"].sort_values("value", key=lambda v: sign * v)
-    found = {}
+    best = None
     for layers in tqdm(order.layers[:windows], unit="window"):
         small = apply_patch(base, refit.make(base, plans[layers], evidence))
-        found[layers] = task.evaluate(small, validation)
+        score = task.evaluate(small, validation)
+        if best is None or sign * score.value < sign * best[1].value:
+            best = layers, score, small
         known = tried[tried.layers == layers][["layers", "method", "metric", "value"]]
-        rows = pd.concat([known, tabulate(layers, [found[layers]])])
+        rows = pd.concat([known, tabulate(layers, [score])])
         yield rows[rows.metric == task.metric.name].assign(model=model, split="validation")
-    best = min(found, key=lambda layers: sign * found[layers].value)
-    small = apply_patch(base, refit.make(base, plans[best], evidence))
+    layers, _, small = best
     scores = [score_test(task, entry, small), *score_readings(model, params, root, small)]
-    yield tabulate(best, scores).assign(model=model, split="test")
+    yield tabulate(layers, scores).assign(model=model, split="test")
 
 
 def tabulate(layers: str, scores: list[Score]) -> pd.DataFrame:

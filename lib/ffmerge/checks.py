@@ -75,25 +75,6 @@ def check_unshared(stacks: Mapping[str, Stack]) -> None:
                 )
 
 
-def check_even(stacks: Mapping[str, Stack], removes: str) -> None:
-    """Check that FF sublayers are of one width, where a method counts in them.
-
-    Args:
-        stacks: of the model.
-        removes: what the method counts.
-
-    Raises:
-        ValueError: several widths, such as one budget for all layers leaves.
-    """
-    for name, stack in stacks.items() if removes == "FF sublayers" else ():
-        widths = sorted({ff.d_ff for ff in stack.sublayers})
-        if len(widths) > 1:
-            raise ValueError(
-                f"the FF sublayers of the {name} have d_ff {widths}; valid is one width in a "
-                "stack, as the uncompressed model has"
-            )
-
-
 def check_structure(
     model: nn.Module,
     small: nn.Module,

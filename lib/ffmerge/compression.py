@@ -7,13 +7,12 @@ from torch import Tensor, nn
 from ffmerge.activations import Batch, collect_features
 from ffmerge.alignment import align
 from ffmerge.catalogue import describe_method, list_methods
-from ffmerge.checks import check_even
 from ffmerge.groups import Anchor, Group, find_anchor, parse_layers
 from ffmerge.methods import Evidence, find_method
 from ffmerge.pairs import LazyPairs, Pairs, pair_name
 from ffmerge.patches import Plan, apply_patch, check_plan
 from ffmerge.selection import choose, score_plans
-from ffmerge.sublayers import Stack, find_stacks, unwrap
+from ffmerge.sublayers import Stack, check_widths, unwrap
 
 Layers = Group | str | range | tuple[int, ...] | list[int]
 
@@ -96,12 +95,13 @@ def compress(
             candidates and nothing to choose them by.
     """
     found, model = find_method(method), unwrap(model)
-    check_plan(model, Plan())  # before anything is computed
-    check_even(find_stacks(model), found.REMOVES)
+    stacks = check_plan(model, Plan())  # before anything is computed
+    if found.REMOVES == "FF sublayers":
+        check_widths(stacks)
     permutations, given = None, _give(calibration, method, ("calibration", "permutations"))
     if "permutations" in found.NEEDS:
         permutations = LazyPairs(collect_features(model, given(), tokens))
-    evidence, n_stacks = Evidence(permutations, given), len(find_stacks(model))
+    evidence, n_stacks = Evidence(permutations, given), len(stacks)
     each = 1 if found.REMOVES == "% of weights" else n_stacks
     if type(count) is not int or count < 1 or count % each:
         raise ValueError(

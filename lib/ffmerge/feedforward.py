@@ -185,7 +185,7 @@ def _has_weights_between(layer: nn.Module, names: list[str], d_ff: int, d_model:
     """Whether something else has a weight, or a buffer, for every neuron.
 
     Where d_ff is d_model, a norm of the residual stream has as many: then it counts only inside of
-    the FF's own module, or in a layer that has none between the projections as registered.
+    the FF's own module, and elsewhere in a layer between the projections, in order of registration.
     """
     if d_ff == 1:  # what is left where an FF was dropped: nothing to move
         return False

@@ -23,6 +23,7 @@ __all__ = [
     "FeedForward",
     "Stack",
     "check_stacks",
+    "check_widths",
     "find_activation",
     "find_depths",
     "find_stacks",
@@ -201,6 +202,15 @@ def check_stacks(stacks: dict[str, Stack], layers: dict[str, int]) -> None:
     found = {name: len(stack) for name, stack in stacks.items()}
     if found != layers:
         raise ValueError(f"layers is {layers}; valid is what the model has: {found}")
+    check_widths(stacks)
+
+
+def check_widths(stacks: dict[str, Stack]) -> None:
+    """Check that the FF sublayers of a stack are of one width.
+
+    Raises:
+        ValueError: several widths, such as one budget for all layers leaves.
+    """
     for name, stack in stacks.items():
         widths = sorted({ff.d_ff for ff in stack.sublayers})
         if len(widths) > 1:

@@ -15,7 +15,6 @@ from torch import nn
 from ffmerge.activations import Batch
 from ffmerge.catalogue import check_method
 from ffmerge.checkpoints import save, size_on_disk
-from ffmerge.checks import check_even
 from ffmerge.cli.announcing import GRADIENTS, announce_memory
 from ffmerge.cli.commands import check_out, describe_model, tell, warn
 from ffmerge.cli.opening import Opened, open_model
@@ -28,7 +27,7 @@ from ffmerge.moments import find_tokens
 from ffmerge.patches import Plan, check_plan, count_parameters
 from ffmerge.saving.folders import ORIGIN
 from ffmerge.scoring import measure_perplexity, measure_reconstruction
-from ffmerge.sublayers import find_stacks
+from ffmerge.sublayers import check_widths, find_stacks
 
 ALIGNED = 10_000  # tokens of features, as in the paper
 NOISE = 0.1  # percent, by which outputs may differ from one run to the next
@@ -66,7 +65,8 @@ def compress(request: Request) -> None:
     opened = open_model(request.model)
     tell("model", f"{request.model}: {describe_model(opened.model)}")
     stacks = check_plan(opened.model, Plan())
-    check_even(stacks, find_method(request.method).REMOVES)
+    if find_method(request.method).REMOVES == "FF sublayers":
+        check_widths(stacks)
     check_apart(request.data)
     count = count_removed(opened.model, request.method, request.remove)
     splits = _read_data(request, opened)

@@ -37,7 +37,7 @@ def table_attention(results: pd.DataFrame, params: Params, models: list[str]) ->
         own, mine = select_own(results, model, params), select_metric(results, model)
         if "attention" not in set(own.method):
             continue
-        untuned, tuned = (find_reference(part, model, params).untuned for part in (own, mine))
+        before, taught = (find_reference(part, model, params) for part in (own, mine))
         for ratio, method in product(params.model(model).removed, METHODS):
             name = find_variant(params, model, method, ratio)
             merged = own[(own.variant == name) & (own.phase == "merged")]
@@ -45,8 +45,7 @@ def table_attention(results: pd.DataFrame, params: Params, models: list[str]) ->
             if merged.empty or other not in set(own.variant):
                 continue
             after = mine[(mine.variant == name) & (mine.phase == "tuned")]
-            if params.model(model).downstream is not None:  # which the base was never taught
-                after = after.iloc[:0]
+            after = after if taught.taught else after.iloc[:0]
             first = merged.iloc[0]
             rows.append(
                 {
@@ -54,8 +53,8 @@ def table_attention(results: pd.DataFrame, params: Params, models: list[str]) ->
                     "Shared": find_look(method)["label"],
                     "Removed": f"{first.removed} {shorten_kind(first.kind)}",
                     "Parameters (%)": f"{100 * first.parameter_ratio:.1f}",
-                    "Untuned: kept (%)": print_spread(_keep(merged, untuned)),
-                    "Tuned: kept (%)": print_spread(_keep(after, tuned)),
+                    "Untuned: kept (%)": print_spread(_keep(merged, before.untuned)),
+                    "Tuned: kept (%)": print_spread(_keep(after, taught.untuned)),
                 }
             )
     return pd.DataFrame(rows)
