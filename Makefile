@@ -40,7 +40,7 @@ repro-from-scratch: $(READY)  ## recompute all; MODEL=vit-glyphs: only it; BASES
 	@python -m workflow.repro $(if $(filter keep,$(BASES)),--keep-bases) --from-scratch $(MODEL)
 
 rehearsal: $(READY)  ## what the real run of MODEL=gpt2-large will cost here: random weights, no network
-	@TQDM_DISABLE=1 TRANSFORMERS_VERBOSITY=error python -m study.rehearsal $(MODEL)
+	@TQDM_DISABLE=1 TORCHDYNAMO_DISABLE=1 TRANSFORMERS_VERBOSITY=error python -m study.rehearsal $(MODEL)
 
 strip: $(READY)  ## clear the outputs of the source notebooks, before a commit
 	@jupyter nbconvert --clear-output --inplace notebooks/*.ipynb

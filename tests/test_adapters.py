@@ -189,6 +189,13 @@ def test_the_remedy_that_the_refusal_names_works(small, tmp_path):
     assert torch.allclose(logits(plain, BATCH), after, atol=1e-5) and not find_shared_modules(plain)
 
 
+def test_a_model_that_refused_transformers_adapters_is_as_before(small, tmp_path):
+    before = logits(small, make_batch("llama"))
+    with pytest.raises(ValueError, match="would not reach"):
+        small.add_adapter(LoraConfig(r=2, target_modules=["up_proj"]))
+    assert torch.equal(logits(load(save(small, tmp_path / "small")), make_batch("llama")), before)
+
+
 def test_another_choice_is_refused(small):
     with pytest.raises(ValueError, match=r"per is 'both'; valid are 'layer' and 'sublayer'"):
         add_adapters(small, settings(FF), "both")

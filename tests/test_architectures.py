@@ -313,7 +313,7 @@ def test_layers_that_others_read_by_number_are_not_dropped():
     with pytest.raises(ValueError, match=r"backbone_out_indices reads them by their numbers, \[0"):
         apply_plan(depth, Plan(dropped={"encoder": (3,)}))
     text = KEYS | {"model_type": "llama"}
-    for number, is_refused in ((3, True), (-2, False)):
+    for number, layer, is_refused in ((3, 1, True), (-2, 1, False), (-2, 5, True), (-3, 4, True)):
         config = transformers.LlavaConfig(
             vision_config=vision | {"model_type": "clip_vision_model"},
             text_config=text,
@@ -325,7 +325,69 @@ def test_layers_that_others_read_by_number_are_not_dropped():
         with (
             pytest.raises(ValueError, match="vision_feature_layer") if is_refused else nullcontext()
         ):
-            apply_plan(model, Plan(dropped={stacks[True]: (1,)}))
+            apply_plan(model, Plan(dropped={stacks[True]: (layer,)}))
+
+
+def test_layers_whose_number_scales_their_attention_are_dropped_from_the_end_alone():
+    sizes = {"n_embd": 16, "n_layer": 4, "n_head": 2, "vocab_size": 50, "n_positions": 16}
+    config = transformers.ImageGPTConfig(**sizes, scale_attn_by_inverse_layer_idx=True)
+    model = transformers.ImageGPTForCausalImageModeling(config)
+    (name,) = find_stacks(model)
+    assert len(find_stacks(apply_plan(model, Plan(dropped={name: (3,)})))[name]) == 3
+    with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx makes each"):
+        apply_plan(model, Plan(dropped={name: (1,)}))
+
+
+def test_a_dropped_layer_that_has_a_head_elsewhere_is_refused():
+    sizes = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 24}
+    sizes |= {"decoder_ffn_dim": 24, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    resnet = {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]}
+    config = transformers.DeformableDetrConfig(
+        **sizes, backbone_config=resnet, with_box_refine=True, num_queries=5
+    )
+    model = transformers.DeformableDetrForObjectDetection(config)
+    with pytest.raises(ValueError, match=r"bbox_embed.* is not there"):
+        apply_plan(model, Plan(dropped={"decoder": (1,)}))
+
+
+@pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters", "DINOv3ViT"])
+def test_the_last_stage_of_a_vision_model_moves_with_its_layers(kind):
+    config = getattr(transformers, f"{kind}Config")(**PICTURES)
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    few = apply_plan(model, Plan(dropped={"encoder": (1,)}))
+    assert few.config.out_features == [f"stage{LAYERS - 1}"]
+    again = type(model)(type(config).from_dict(few.config.to_dict()))
+    again.load_state_dict(few.state_dict())
+    image = {"pixel_values": torch.randn(1, 3, 8, 8)}
+    assert torch.equal(again.eval()(**image)[0], few(**image)[0])
+
+
+def test_squares_in_an_unknown_order_are_refused():
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "attention_hidden_size": 16,
+    }
+    model = transformers.RwkvModel(transformers.RwkvConfig(**sizes, intermediate_size=16))
+    with pytest.raises(ValueError, match=OTHER):
+        find_stacks(model)
+
+
+def test_an_activation_with_weights_of_its_own_is_refused_by_least_squares_alone():
+    model, batch = make("apertus", AutoModelForCausalLM, **KEYS), make_batch("gpt2")
+    features = ffmerge.collect_features(model, [batch], tokens=20)
+    ffmerge.merge(model, {"decoder": "1-2"}, features)
+    with pytest.raises(ValueError, match=r"activation 'xielu' of .* has weights of its own"):
+        ffmerge.merge(model, {"decoder": "1-2"}, features, method="refit", calibration=[batch])
+
+
+def test_a_later_layer_with_another_activation_is_noticed():
+    model, batch = make_model("llama"), make_batch("llama")
+    layer = find_stacks(model)["decoder"].layers[2]
+    layer.mlp.act_fn = nn.Tanh()
+    with pytest.raises(ValueError, match="of layer 2 of the decoder"):
+        learn_activation(model, batch)
 
 
 def test_a_dropped_layer_takes_its_kind_of_attention_along():

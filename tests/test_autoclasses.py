@@ -10,11 +10,27 @@ import sys
 import pytest
 import torch
 import transformers
-from families import LAYERS, MAKERS, VOCABULARY, logits, make_batch, make_labelled, make_model
+from families import (
+    KEYS,
+    LAYERS,
+    MAKERS,
+    VOCABULARY,
+    logits,
+    make,
+    make_batch,
+    make_labelled,
+    make_model,
+)
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn.utils import parametrizations, prune
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2LMHeadModel,
+)
 
 from ffmerge.checkpoints import find_shared_modules, load, save, shared_keys
 from ffmerge.compression import merge
@@ -177,6 +193,21 @@ def make_tokenizer():
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>"
     )
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "llama"])
+def test_the_folder_gets_the_tokenizer_that_the_bases_folder_gets(kind, tmp_path):
+    model = make(kind, AutoModelForCausalLM, **KEYS)
+    for name, each in {
+        "base": model,
+        "small": merge(model, {"decoder": "1-2"}, method="vanilla"),
+    }.items():
+        save(each, tmp_path / name, make_tokenizer())
+        told = tmp_path / name / "tokenizer_config.json"  # as on the hub: for some kinds a lie
+        content = json.loads(told.read_text()) | {"tokenizer_class": "LlamaTokenizer"}
+        told.write_text(json.dumps(content))
+    kinds = [type(AutoTokenizer.from_pretrained(tmp_path / name)) for name in ("base", "small")]
+    assert kinds[0] is kinds[1]
 
 
 def test_a_pipeline_reads_the_folder_alone(tmp_path):

@@ -252,6 +252,31 @@ def test_widths_that_no_configuration_can_say_are_recorded_and_load(which, tmp_p
         export(tmp_path / "small", tmp_path / "plain")
 
 
+def test_such_widths_are_recorded_whoever_saves(tmp_path):
+    model, batch = next(make_untold())
+    small = apply_plan(model.eval(), Plan(neurons={"encoder": (7,) * 4}))
+    inner = save(small.distilbert, tmp_path / "inner")
+    small.save_pretrained(tmp_path / "plainly")
+    untied = save(untie(copy.deepcopy(small)), tmp_path / "untied")
+    for folder in (tmp_path / "plainly", untied):
+        assert torch.equal(small(**batch)[0], load(folder)(**batch)[0])
+    assert torch.equal(small.distilbert(**batch)[0], load(inner)(**batch)[0])
+
+
+def test_a_pruned_part_put_back_is_saved_with_its_widths(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "patch_size": 4}
+    sizes |= {"num_attention_heads": 2, "image_size": 8}
+    text = sizes | {"model_type": "llama", "vocab_size": 50, "intermediate_size": 40}
+    config = transformers.LlavaConfig(
+        vision_config=sizes | {"model_type": "clip_vision_model"}, text_config=text
+    )
+    whole = transformers.LlavaForConditionalGeneration(config).eval()
+    part = apply_plan(whole.model.language_model, Plan(neurons={"decoder": (20,) * 2}))
+    whole.model.language_model = part
+    again, ids = load(save(whole, tmp_path / "whole")), torch.arange(12).view(2, 6)
+    assert torch.equal(whole(input_ids=ids)[0], again(input_ids=ids)[0])
+
+
 def test_layers_are_not_dropped_where_something_else_reads_them_all():
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
     config = transformers.EsmConfig(vocab_size=50, pad_token_id=1, num_hidden_layers=4, **sizes)

@@ -37,7 +37,8 @@ def test_states_that_are_compared_were_tuned_alike(table):
     for _, part in tuned.groupby(["tuned", "steps", "seed"]):
         assert part[["batch_size", "precision"]].drop_duplicates().shape[0] == 1
         kinds = part.hardware.str.contains("NVIDIA")
-        assert kinds.all() or not kinds.any()
+        alike = kinds.all() or not kinds.any()
+        assert alike or set(part.precision) == {"float32"}  # in which both agree: see above
     assert not table.duplicated([*STATE, "tuned", "steps", "seed"]).any()
 
 

@@ -482,8 +482,8 @@ def test_the_method_stays_small():
         parts[path.parent.name][path] = n
     assert len(parts["methods"]) > 20 and max(parts["methods"].values()) <= 120
     assert sum(parts["attention"].values()) <= 370
-    assert sum(parts["ffmerge"].values()) <= 5790  # with what only other people's models need
-    assert sum(parts["saving"].values()) <= 915 and sum(parts["cli"].values()) <= 1025
+    assert sum(parts["ffmerge"].values()) <= 5800  # with what only other people's models need
+    assert sum(parts["saving"].values()) <= 930 and sum(parts["cli"].values()) <= 1025
     assert sum(parts["ablations"].values()) <= 160 and sum(parts["adapters"].values()) <= 230
     assert max(lines.values()) <= 320
 

@@ -15,7 +15,7 @@ from importlib import import_module
 
 from ffmerge.saving.registering import install
 
-install()
+install()  # transformers' Auto classes open shared folders from here on: saving/registering.py
 
 _FACE = {
     "find_stacks": "sublayers",

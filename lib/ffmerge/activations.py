@@ -279,6 +279,7 @@ def observe(
     for name, n in seen.items():
         if n < 2:
             compiled = "" if n or not ran else ", and layers that are not compiled one by one"
-            raise ValueError(
-                f"batches hold {n} tokens for the {name}; valid are two or more{compiled}"
-            )
+            told = f"batches hold {n} tokens for the {name}; valid are two or more{compiled}"
+            if len(seen) > 1 and any(seen.values()):  # such as text alone for a model that sees
+                told += ", or the part of the model that these batches are for"
+            raise ValueError(told)

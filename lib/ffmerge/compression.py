@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from ffmerge.activations import Batch, collect_features
-from ffmerge.alignment import align
 from ffmerge.catalogue import describe_method, list_methods
 from ffmerge.groups import Anchor, Group, find_anchor, parse_layers
 from ffmerge.methods import Evidence, find_method
-from ffmerge.pairs import LazyPairs, Pairs, pair_name
+from ffmerge.pairs import LazyPairs
 from ffmerge.patches import Plan, apply_patch, check_plan
 from ffmerge.selection import choose, score_plans
 from ffmerge.sublayers import Stack, check_widths, unwrap
@@ -59,7 +58,7 @@ def merge(
     if "permutations" in found.NEEDS:
         for name in plan.groups:
             _check_features(features, stacks[name], method)
-        permutations = align_groups(plan, features)
+        permutations = LazyPairs(features)
     evidence = Evidence(permutations, _give(calibration, method))
     return apply_patch(model, found.make(model, plan, evidence))
 
@@ -135,27 +134,6 @@ def _give(
         return None
     kept = list(calibration)  # a generator would be empty the second time
     return lambda: kept
-
-
-def align_groups(plan: Plan, features: Mapping[str, Sequence[Tensor]]) -> Pairs:
-    """The permutations that a plan needs: every sublayer aligned to its group's anchor.
-
-    Args:
-        plan: its groups.
-        features: features[stack][i] (n_tokens, d_ff).
-
-    Returns:
-        One permutation (d_ff,) for each pair of an anchor and another sublayer of its group.
-
-    Raises:
-        ValueError: as `align`.
-    """
-    return {
-        pair_name(name, group.anchor, i): align(features[name][group.anchor], features[name][i])
-        for name, groups in plan.groups.items()
-        for group in groups
-        for i in group.others
-    }
 
 
 def _check_features(

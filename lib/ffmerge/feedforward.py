@@ -168,6 +168,8 @@ def find_sublayer(layer: nn.Module) -> FeedForward | str:
     elif len(inner) == 2:  # the gate is named so, or else comes first (T5's wi_0)
         gate, other = sorted(inner, key=lambda item: "gate" not in item[0])
         names = {"W_in": other[0], "W_gate": gate[0], "W_out": out_name}
+        if d_ff == d_model and not any(word in gate[0] for word in ("gate", "wi_0")):
+            return OTHER  # of equal shapes, nothing tells which is which (RWKV)
     if _has_weights_between(layer, list(names.values()), d_ff, d_model):
         return BETWEEN
     return FeedForward(layer, names, halves)

@@ -1,4 +1,4 @@
-"""What a neuron matters: four scores, from the cheapest to the most exact.
+"""What a neuron matters: magnitude, activation × output, Optimal Brain Surgeon, Taylor.
 
 Each gives scores[stack][i] (d_ff,), higher matters more: `ffmerge.pruning` keeps the highest.
 """

@@ -44,7 +44,7 @@ def refit_output(weights: Weights, moments: Moments, kept: Tensor, ridge: float 
 
 
 def second_moments(weights: Weights, moments: Moments) -> Tensor:
-    """What least squares weighs errors by: the covariance, or, without a bias, E[H H^T]."""
+    """What least squares weighs errors by: E[H H^T], or the covariance if a bias takes the mean."""
     return moments.second if weights.b_out is None else moments.covariance
 
 

@@ -24,7 +24,7 @@ TOKENS_PER_NEURON = 50  # published calibrations saturate at about 25
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and covariance of one sublayer's hidden activations, which W_out reads.
+    """Mean and covariance of what W_out reads of one sublayer (or of what its FF reads).
 
     Attributes:
         mean: (d_ff,) float64; of what stands beside them too, (d_ff + d_beside,).

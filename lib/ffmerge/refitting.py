@@ -24,7 +24,7 @@ from ffmerge.moments import (
 )
 from ffmerge.patches import Patch, Plan, check_plan
 from ffmerge.spilling import Kept, has_room
-from ffmerge.sublayers import find_activation, find_depths, find_stacks
+from ffmerge.sublayers import WITHOUT, find_activation, find_depths, find_stacks
 from ffmerge.weights import Weights, average, permute
 
 TOLERANCE = 0.05  # of hidden activations, well above the rounding of half precision
@@ -140,27 +140,27 @@ def learn_activation(model: nn.Module, batch: Batch | None) -> Callable[[Tensor]
         batch: of its own data; without one nothing is checked.
 
     Raises:
-        ValueError: as `find_activation`; or the hidden activations of a first layer are others, as
+        ValueError: as `find_activation`; or the hidden activations of some layer are others, as
             where gate and input change places or an FF scales or clips.
     """
     activation, stacks = find_activation(model), find_stacks(model)
-    seen: dict[tuple[str, int], Tensor] = {}  # of each first layer, what W_in and W_out read
+    read: dict[tuple[str, int], Tensor] = {}  # what a sublayer reads, until what W_out reads comes
 
-    def receive(place: int, name: str, i: int, x: Tensor) -> None:
-        if i == 0:
-            seen[name, place] = x
+    def compare(place: int, name: str, i: int, x: Tensor) -> None:
+        if place == 0:
+            read[name, i] = x
+            return
+        found = compute_hidden(stacks[name].sublayers[i].read(), read.pop((name, i)), activation)
+        error = (found - x).norm()
+        if not error <= TOLERANCE * x.norm():
+            raise ValueError(
+                f"hidden activations of layer {i} of the {name} of {type(model).__name__} are "
+                f"{float(error / x.norm()):.0%} off from what its configuration's activation "
+                f"function gives; {WITHOUT}"
+            )
 
     if batch is not None:
-        observe(model, [batch], 2, [find_inputs, find_hidden], receive)
-    for name in stacks if seen else ():
-        found = compute_hidden(stacks[name].sublayers[0].read(), seen[name, 0], activation)
-        error = float((found - seen[name, 1]).norm() / seen[name, 1].norm())
-        if not error < TOLERANCE:
-            raise ValueError(
-                f"hidden activations of the {name} of {type(model).__name__} are {error:.0%} off "
-                "from what its configuration's activation function gives; valid are methods "
-                "without least squares on hidden activations, such as permute"
-            )
+        observe(model, [batch], 2, [find_inputs, find_hidden], compare)
     return activation
 
 

@@ -28,7 +28,7 @@ def list_sparse_plans(count: int) -> list[Plan]:
 def prune_weights(
     model: nn.Module, batches: Iterable[Batch], tokens: int, keep: int, of: int | None = None
 ) -> dict[str, Tensor]:
-    """Half of all weights of each projection in the layers, attention included, become 0.
+    """The weights that matter least in each projection of the layers, attention included, become 0.
 
     Wanda's score is |W_ij| ‖x_j‖, ‖x_j‖ the norm of input j over the calibration data; the highest
     are kept in each output's row (Sun et al., 2024).
@@ -36,7 +36,8 @@ def prune_weights(
     Args:
         model: the base; left as it is.
         batches: calibration data.
-        tokens: how many to see, counted in the first stack.
+        tokens: how many to see, counted in the first stack; where batches hold no mask, as of
+            images, how many examples.
         keep, of: keep so many weights of every so many neighbours in a row; without `of` keep so
             many percent of the row.
 
@@ -69,7 +70,7 @@ def measure_inputs(model: nn.Module, batches: Iterable[Batch], tokens: int) -> d
     Args:
         model: any model that `find_stacks` knows.
         batches: keyword arguments for its forward.
-        tokens: how many to see, counted in the first stack.
+        tokens: as in `prune_weights`.
 
     Returns:
         Module names to (n_inputs,) float64.

@@ -17,6 +17,7 @@ INDICES = ("layer_idx", "layer_id", "layer_number")  # how layers call their own
 WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")
 MODES = ("training", "gradient_checkpointing")
 SIZES = ("in_features", "out_features", "nf", "nx")
+SCALED = "scale_attn_by_inverse_layer_idx"
 READERS = (  # how configurations name the layers that something outside them reads, by number
     "backbone_out_indices",
     "deepstack_visual_indexes",
@@ -46,7 +47,7 @@ def set_layers(model: nn.Module, stack: "Stack", keep: list[int]) -> "Stack":
             layers than the ones that stay.
     """
     depth = len(stack)
-    _check_unread(model, stack, min(set(range(depth)) - set(keep), default=depth))
+    _check_unread(model, stack, keep)
     layers = nn.ModuleList(stack.layers[i] for i in keep)
     model.set_submodule(stack.path, layers, strict=True)
     for i, layer in enumerate(layers):  # attention finds its key-value cache by this number
@@ -63,6 +64,7 @@ def set_layers(model: nn.Module, stack: "Stack", keep: list[int]) -> "Stack":
         for name in ("layer_types", "mlp_layer_types"):
             if len(getattr(config, name, None) or ()) == depth:
                 setattr(config, name, [getattr(config, name)[i] for i in keep])
+        _move_last_stage(config, depth, len(keep))
     _check_rebuilt(model, stack, layers)
     return replace(stack, layers=layers, sublayers=tuple(stack.sublayers[i] for i in keep))
 
@@ -137,22 +139,44 @@ def _check_rebuilt(model: nn.Module, stack: "Stack", layers: nn.ModuleList) -> N
             name = _find_difference(*pair)
             error = error or (name and f"built from it, layer {i} has another {name}")
         for name, shape in list_shapes(model).items():  # such as a head that reads every layer
-            if theirs.get(name, shape) != shape and not name.startswith(f"{stack.path}."):
-                error = error or f"built from it, {name} has another shape"
+            if theirs.get(name) != shape and not name.startswith(f"{stack.path}."):
+                other = "has another shape" if name in theirs else "is not there"
+                error = error or f"built from it, {name} {other}"
     if error:
         raise ValueError(_refuse(model, stack, error))
 
 
-def _check_unread(model: nn.Module, stack: "Stack", first: int) -> None:
-    """Check that nothing outside reads layers by numbers that dropping from one on would move."""
+def _check_unread(model: nn.Module, stack: "Stack", keep: list[int]) -> None:
+    """Check that nothing reads layers by numbers that dropping would move.
+
+    A number counts the hidden states before and behind layers; a negative one from the last.
+    """
+    depth = len(stack)
+    dropped = set(range(depth)) - set(keep)
+    first, last = min(dropped, default=depth), max(dropped, default=-1)
     for config, name in product(find_configs(model, stack.path), READERS):
         numbers = getattr(config, name, None)
         numbers = numbers if isinstance(numbers, list | tuple) else [numbers]
+        numbers = [n for n in numbers if isinstance(n, int)]
         of_others = name.startswith("vision") and "vision" not in stack.path
-        if any(isinstance(n, int) and n >= first for n in numbers) and not of_others:
+        if any(n >= first if n >= 0 else depth + 1 + n <= last for n in numbers) and not of_others:
             raise ValueError(
                 _refuse(model, stack, f"{name} reads them by their numbers, {numbers}")
             )
+    for config in find_configs(model, stack.path):
+        if getattr(config, SCALED, False) and first < max(keep, default=-1):
+            raise ValueError(_refuse(model, stack, f"{SCALED} makes each one's place count"))
+
+
+def _move_last_stage(config, depth: int, left: int) -> None:
+    """Where a vision model names its layers as stages, and gives out the last one: it is another.
+
+    One that gives out others is left alone, and not built.
+    """
+    names = getattr(config, "stage_names", None) or ()
+    if len(names) == depth + 1 and config.out_features == [names[-1]]:
+        config.stage_names = names[: left + 1]
+        config._out_features, config._out_indices = [names[left]], [left]
 
 
 def _refuse(model: nn.Module, stack: "Stack", reason: str) -> str:

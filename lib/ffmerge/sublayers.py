@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+WITHOUT = "valid are methods without least squares on hidden activations, such as permute"
 ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation", "dense_act_fn")
 
 
@@ -147,7 +148,7 @@ def find_activation(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """The activation function of a model's FF sublayers.
 
     Raises:
-        ValueError: its configuration names none, or several for its stacks.
+        ValueError: its configuration names none, several for its stacks, or one with weights.
     """
     model = unwrap(model)
     named = {
@@ -164,7 +165,13 @@ def find_activation(model: nn.Module) -> Callable[[Tensor], Tensor]:
             f"the stacks of {type(model).__name__} have activation functions {named}; valid is "
             "one: pass the part of the model with one stack"
         )
-    return ACT2FN[next(iter(named.values()))]
+    activation = ACT2FN[next(iter(named.values()))]
+    if isinstance(activation, nn.Module) and any(True for _ in activation.parameters()):
+        raise ValueError(
+            f"activation {next(iter(named.values()))!r} of {type(model).__name__} has weights of "
+            f"its own in every layer; {WITHOUT}"
+        )
+    return activation
 
 
 def _list_activations(model: nn.Module, stack: Stack) -> Iterator[str]:

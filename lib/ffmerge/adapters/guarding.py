@@ -80,6 +80,7 @@ def _guard() -> None:
             except ValueError:
                 if len(tuner.peft_config) == 1:
                     tuner.unload()
+                    vars(model).pop("_hf_peft_config_loaded", None)  # as transformers notes it
                 raise
 
     BaseTuner._check_merge_allowed = check_both

@@ -1,7 +1,8 @@
 """Pool: one second-order choice among private and merged neurons of every two neighbours.
 
-It never keeps a merged one, and that proves nothing about sharing: all private neurons give both
-outputs exactly, so the merged ones are missed least and go first (a test shows it on every family).
+It hardly ever keeps a merged one, and that proves nothing about sharing: all private neurons give
+both outputs exactly, so the merged ones are missed least and go first (a test shows it on every
+family).
 What is left is Optimal Brain Surgeon with one budget a pair. `ffmerge.ablations.forward` searches
 from the other end; notebook 8 compares the two.
 """

@@ -9,13 +9,14 @@ too, and it ties parameters where modules must be tied.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from ffmerge.saving.wrapping import describe_config, list_ways
-from ffmerge.structure import is_told
+from ffmerge.structure import rebuild
 from ffmerge.sublayers import find_stacks
 
 Names = Sequence[Sequence[str]]
@@ -61,13 +62,28 @@ def count_untied(model: nn.Module) -> int:
 def find_untold_widths(model: nn.Module) -> dict[str, list[int]]:
     """d_ff of every sublayer, by stack, where the configuration does not say it.
 
-    One number cannot, of uneven widths; some architectures have none, or need it for more. Only a
-    model that was pruned is built anew to see.
+    One number cannot, of uneven widths; some architectures have none, or need it for more. A model
+    is built anew to see where it was pruned, and where no number of its configuration is a width.
     """
     widths = _list_widths(model)
     is_uneven = any(len(set(of_stack)) > 1 for of_stack in widths.values())
     is_pruned = "neurons" in (getattr(model, "ffmerge_plan", None) or {})
-    return widths if is_uneven or (is_pruned and not is_told(model)) else {}
+    if not (is_uneven or is_pruned):
+        if {of_stack[0] for of_stack in widths.values()} <= _list_numbers(model):
+            return {}
+    with suppress(Exception):
+        return {} if _list_widths(rebuild(model)) == widths else widths
+    return widths if is_uneven else {}  # nothing is built from its configuration
+
+
+def _list_numbers(model: nn.Module) -> set[int]:
+    """Every number in a configuration, and four times each: what some say of d_model."""
+    found, left = set(), [model.config.to_dict()]
+    while left:
+        values = left.pop().values()
+        left += [value for value in values if isinstance(value, dict)]
+        found |= {n * value for value in values if type(value) is int for n in (1, 4)}
+    return found
 
 
 def _list_widths(model: nn.Module) -> dict[str, list[int]]:

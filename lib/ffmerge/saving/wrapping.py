@@ -56,6 +56,7 @@ class FFMergeConfig(PreTrainedConfig):
     It is no configuration that the base's own classes can build anything from.
 
     Attributes:
+        model_type: of what was read the base's, by which AutoTokenizer chooses a class.
         shared: the configuration that the loaded model will have.
     """
 
@@ -74,7 +75,7 @@ class FFMergeConfig(PreTrainedConfig):
         returns_unused = kwargs.pop(RETURNS, False)
         plain, unused = base_class.from_dict(base, **kwargs | {RETURNS: True})
         config = cls()
-        config.architectures = None
+        config.architectures, config.model_type = None, plain.model_type
         config.shared = describe_config(plain, record["groups"], record["neurons"], record["plan"])
         config.name_or_path = plain.name_or_path
         return (config, unused) if returns_unused else config

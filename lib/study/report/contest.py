@@ -52,7 +52,7 @@ def plot_contest(results: pd.DataFrame, params: Params, model: str) -> Figure | 
     for ax, side in zip(axes, sides, strict=True):
         _set_scales(ax, points, side, whole)
         _list_legend(ax, table)
-    axes[0].set_ylabel("quality kept (% of the uncompressed)")
+    axes[0].set_ylabel("quality kept (% of the uncompressed), finer towards 100")
     _name_budgets(axes[0], table)
     finish(figure, axes, model, columns=3)
     named = _find_named(table)

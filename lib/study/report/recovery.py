@@ -1,5 +1,7 @@
 """What a recovery gives back, and from which text, drawn from results/benchmarks/recovery.csv."""
 
+from itertools import product
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -56,7 +58,11 @@ def plot_recovery(table: pd.DataFrame) -> Figure:
     for ax in axes:
         taken = [box for _, points, _ in ends[ax] for box in _list_boxes(ax, points)]
         for text, points, color in ends[ax]:
-            write_apart(ax, text, points[0], color, taken)
+            tries = product(points, (False, True))
+            if not any(
+                write_apart(ax, text, at, color, taken, below, False) for at, below in tries
+            ):
+                write_apart(ax, text, points[0], color, taken)
     return figure
 
 
