@@ -34,8 +34,10 @@ def main() -> None:
     params = params.model_copy(update={"run": [args.model]})
     here, there = (collect_results([folder], params) for folder in (root, args.other))
     scores = [measure(results, args.model, params) for results in (here, there)]
+    paper = read_paper(root / "results/paper.csv")
     claims = [
-        judge(results, params, folder) for results, folder in ((here, root), (there, args.other))
+        judge(results, paper, params, folder)
+        for results, folder in ((here, root), (there, args.other))
     ]
     for name, (ours, theirs), keys in (
         ("elsewhere", scores, KEYS),
@@ -65,11 +67,10 @@ def measure(results: pd.DataFrame, model: str, params: Params) -> pd.DataFrame:
     return table.assign(**{"kept (%)": kept}).reset_index()
 
 
-def judge(results: pd.DataFrame, params: Params, folder: Path) -> pd.DataFrame:
+def judge(results: pd.DataFrame, paper: pd.DataFrame, params: Params, folder: Path) -> pd.DataFrame:
     """The claims of the paper and its reviewers, and which of a claim's several tests each is."""
-    paper, roots = read_paper(find_root() / "results/paper.csv"), [folder]
-    faithful = table_claims(select_faithful(results, params), paper, params, roots)
-    doubts = table_doubts(results, paper, params, roots)
+    faithful = table_claims(select_faithful(results, params), paper, params, [folder])
+    doubts = table_doubts(results, paper, params, [folder])
     table = pd.concat([faithful, doubts], ignore_index=True)
     table["number"] = table.groupby("Claim").cumcount()
     return table.drop(columns="Model")

@@ -110,6 +110,11 @@ class Mixture:
         return concatenate_datasets([task.dataset(split, limit, seed) for task in self.tasks])
 
 
+def mix_batches(tasks, batch_size: int):
+    """Batches of several tasks' training data, in turn."""
+    return take_in_turn([make_batches(task, "train", batch_size) for task in tasks])
+
+
 def make_patches(name: str, runs: list[Run], folder: Path) -> None:
     """Compress the base in every way, and keep the patches."""
     root, params = find_root(), load_params()
@@ -118,12 +123,8 @@ def make_patches(name: str, runs: list[Run], folder: Path) -> None:
     base = load(root / f"models/{name}/base", attn_implementation=entry.attention)
     base = base.to(find_device())
     pairs = load_pairs(root / f"models/{name}/permutations.safetensors")
-
-    def give(used):
-        return take_in_turn([make_batches(task, "train", entry.batch_size) for task in used])
-
     evidence = {
-        text: Evidence(pairs, partial(give, used))
+        text: Evidence(pairs, partial(mix_batches, used, entry.batch_size))
         for text, used in (("", ()), (OWN, tasks[:1]), (MIXED, tasks))
     }
     for run in runs:

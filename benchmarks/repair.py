@@ -11,13 +11,14 @@ results/benchmarks/repair.csv has a row for each score.
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import torch
+from recovery import mix_batches
 from tqdm import tqdm
 
 from ffmerge.checkpoints import load
-from ffmerge.cli.splits import take_in_turn
 from ffmerge.methods import refit
 from ffmerge.patches import apply_patch
 from study.config import find_root, load_params
@@ -51,10 +52,7 @@ def measure(model: str, windows: int, also: str | None) -> Iterator[pd.DataFrame
     evidence, fitted = load_evidence(model, "refit", task, entry.batch_size), "own"
     if also:
         tasks = task, load_task(model, params, root, reading=also)
-
-        def give():
-            return take_in_turn([make_batches(each, "train", entry.batch_size) for each in tasks])
-
+        give = partial(mix_batches, tasks, entry.batch_size)
         evidence, fitted = replace(evidence, calibration=give), f"own and {also}"
     plans = {str(plan): plan for plan in refit.list_plans(base, entry.removed[RATIO], evidence)}
     tried = pd.concat(

@@ -147,6 +147,19 @@ def test_padding_that_a_model_adds_by_itself_is_no_token():
             count(model, batch)
 
 
+def test_text_alone_for_a_model_that_sees_is_told_what_would_do():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "vocab_size": 99, "image_size": 8, "patch_size": 4}
+    model = transformers.LlavaForConditionalGeneration(
+        transformers.LlavaConfig(
+            vision_config=sizes | {"model_type": "clip_vision_model"},
+            text_config=sizes | {"model_type": "llama"},
+        )
+    )
+    with pytest.raises(ValueError, match="or the part of the model that these batches are for"):
+        ffmerge.collect_features(model, [{"input_ids": IDS.clamp(max=98)}], tokens=10)
+
+
 def test_pictures_that_stand_beside_tokens_count():
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": LAYERS}
     sizes |= {"num_attention_heads": 2, "vocab_size": 99, "image_size": 16, "patch_size": 8}

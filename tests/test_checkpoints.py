@@ -277,6 +277,20 @@ def test_a_pruned_part_put_back_is_saved_with_its_widths(tmp_path):
     assert torch.equal(whole(input_ids=ids)[0], again(input_ids=ids)[0])
 
 
+def test_widths_that_a_configuration_does_say_leave_a_plain_folder_plain(tmp_path):
+    """Gemma 4 may have two widths in a stack, and says so."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "vocab_size": 50}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    sizes |= {"global_head_dim": 8, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 2}
+    sizes |= {"layer_types": ["sliding_attention", "full_attention"] * 2}
+    config = transformers.Gemma4TextConfig(**sizes, use_double_wide_mlp=True)
+    model = transformers.Gemma4ForCausalLM(config)
+    assert [ff.d_ff for ff in find_stacks(model)["decoder"].sublayers] == [24, 24, 48, 48]
+    assert find_untold_widths(model) == {}
+    told = json.loads((save(model, tmp_path / "plain") / "config.json").read_text())
+    assert told["model_type"] == "gemma4_text"
+
+
 def test_layers_are_not_dropped_where_something_else_reads_them_all():
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
     config = transformers.EsmConfig(vocab_size=50, pad_token_id=1, num_hidden_layers=4, **sizes)
